@@ -1,0 +1,174 @@
+"""Files and folders: what goes in, where it comes out, and writing so that nothing half stays."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from miad_cli.errors import NoUsableInput, OutputExists, PictureFailed, UsageError
+
+SIDECAR_SUFFIX = ".miad"
+PART_PREFIX = ".miad-part-"
+_CONVERTED = (".jpg", ".jpeg", ".jpe", ".tif", ".tiff")
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """A file to work on: where it is, and its place relative to what was named."""
+
+    path: Path
+    relative: PurePosixPath
+
+
+def collect_inputs(inputs: Sequence[Path]) -> list[InputFile]:
+    """Every regular file named or below a folder named, in a stable order.
+
+    Links to folders are not followed, and links to files only when named themselves: nothing
+    outside the tree that was given is read. With several inputs, folders keep their own name.
+
+    Raises:
+        NoUsableInput: an input does not exist, or there is no file at all.
+    """
+    found: list[InputFile] = []
+    for given in inputs:
+        if not given.exists():
+            raise NoUsableInput(f"{given}: no such file or folder")
+        if given.is_file():
+            found.append(InputFile(given, PurePosixPath(given.name)))
+            continue
+        base = PurePosixPath(given.resolve().name) if len(inputs) > 1 else PurePosixPath()
+        found.extend(
+            InputFile(path, base / PurePosixPath(path.relative_to(given).as_posix()))
+            for path in _walk(given)
+        )
+    if not found:
+        named = ", ".join(str(path) for path in inputs)
+        raise NoUsableInput(f"{named}: the folder is empty")
+    doubled = [str(name) for name, n in Counter(one.relative for one in found).items() if n > 1]
+    if doubled:
+        raise UsageError(
+            f"several inputs would be written to the same place: {doubled[0]}",
+            hint="Name the folder that holds them all, or run miad once for each.",
+        )
+    return found
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        raise NoUsableInput(f"{folder}: cannot be read ({error.strerror})") from None
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False):
+            yield from _walk(Path(entry.path))
+        elif entry.is_file(follow_symlinks=False) and not entry.name.startswith(PART_PREFIX):
+            yield Path(entry.path)
+
+
+def default_output(inputs: Sequence[Path], suffix: str) -> Path:
+    """`study/` gives `study-protected/`; a file `scan.dcm` gives `scan-protected/`.
+
+    Raises:
+        UsageError: several inputs have no common name.
+    """
+    if len(inputs) != 1:
+        raise UsageError("several inputs need an output folder", hint="Name it with -o.")
+    whole = inputs[0].resolve()
+    name = whole.stem if whole.is_file() else whole.name
+    return whole.parent / f"{name.removesuffix('-protected') if suffix == 'unlocked' else name}-{suffix}"
+
+
+def check_output(inputs: Sequence[Path], output: Path, *, may_exist: bool) -> None:
+    """Refuse an output that would mix with the input or with what is there already.
+
+    Raises:
+        UsageError: output and an input lie inside each other, or the output is a file.
+        OutputExists: there are files in it, and nothing says that this is meant.
+    """
+    target = output.resolve()
+    for given in inputs:
+        source = given.resolve()
+        inside = target == source or source in target.parents
+        around = source.is_dir() and target in source.parents
+        if inside or around:
+            raise UsageError(
+                f"the output {output} and the input {given} lie inside each other",
+                hint="Name a folder elsewhere with -o.",
+            )
+    if output.exists() and not output.is_dir():
+        raise UsageError(f"{output}: the output must be a folder", hint="Name one with -o.")
+    if not may_exist and output.is_dir() and any(output.iterdir()):
+        raise OutputExists(
+            f"{output}: there are files in it already",
+            hint="Name another folder with -o, or use --on-exists skip or replace.",
+        )
+
+
+def plan_outputs(files: Iterable[InputFile]) -> dict[PurePosixPath, PurePosixPath]:
+    """Output name of each input: JPEG and TIFF become PNG; `a.jpg` beside `a.png` is `a.jpg.png`."""
+    plain = {one.relative: _as_png(one.relative) for one in files}
+    uses = Counter(plain.values())
+    return {
+        source: source.with_name(source.name + ".png")
+        if uses[target] > 1 and target != source
+        else target
+        for source, target in plain.items()
+    }
+
+
+def _as_png(relative: PurePosixPath) -> PurePosixPath:
+    return relative.with_suffix(".png") if relative.suffix.lower() in _CONVERTED else relative
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of a file, read once.
+
+    Raises:
+        PictureFailed: it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise PictureFailed(f"cannot be read ({error.strerror})") from None
+
+
+def write_files(
+    folder: Path, contents: dict[str, bytes], check: Callable[[dict[str, Path]], None]
+) -> None:
+    """Write files so that each is whole or not there: temporary name, fsync, check, rename.
+
+    `check` gets the temporary paths by final name and may raise; nothing stays then. The files
+    take their names in the order of `contents`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = {name: folder / f"{PART_PREFIX}{secrets.token_hex(8)}" for name in contents}
+    try:
+        for name, content in contents.items():
+            _write_synced(parts[name], content)
+        check(parts)
+        for name, part in parts.items():
+            os.replace(part, folder / name)
+        _sync_folder(folder)
+    finally:
+        for part in parts.values():
+            part.unlink(missing_ok=True)
+
+
+def _write_synced(path: Path, content: bytes) -> None:
+    with path.open("xb") as target:
+        target.write(content)
+        target.flush()
+        os.fsync(target.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,1 @@
+"""Pictures in files: what an image is, and the only code that knows file formats."""

@@ -1,0 +1,162 @@
+"""Profiles: what fits which study, from TOML, read strictly and frozen."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from miad_cli.errors import UsageError
+from miad_cli.imaging.image import StudyFacts
+from miad_cli.shipped import profiles_directory
+
+GENERAL = "general"
+"""The profile for everything that no other fits."""
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Match(_Table):
+    """Attributes of the studies a profile fits: every list that is not empty must hold the
+    study's value."""
+
+    modality: tuple[str, ...] = ()
+    body_part: tuple[str, ...] = ()
+    sop_class_uid: tuple[str, ...] = ()
+    photometric_interpretation: tuple[str, ...] = ()
+
+    def fits(self, facts: StudyFacts) -> bool:
+        wanted = [
+            (self.modality, facts.modality),
+            (self.body_part, facts.body_part),
+            (self.sop_class_uid, facts.sop_class_uid),
+            (self.photometric_interpretation, facts.photometric_interpretation),
+        ]
+        named = [(allowed, value) for allowed, value in wanted if allowed]
+        return bool(named) and all(value.upper() in allowed for allowed, value in named)
+
+
+class Models(_Table):
+    """`task` the classifiers answer; `names` restricts them; `attention` is Grad-CAM's."""
+
+    task: str | None = None
+    names: tuple[str, ...] = ()
+    attention: str | None = None
+
+
+class Lesions(_Table):
+    """Grad-CAM boxes (MIAD-MARK Alg. 2): threshold t of 255, share of channels that count."""
+
+    threshold: Annotated[float, Field(gt=0, le=255)] = 190
+    top_share: Annotated[float, Field(gt=0, le=1)] = 1.0
+
+
+class Logo(_Table):
+    """Scale divisor sl of Eq. 5, and the largest to shrink to where the boxes leave no room."""
+
+    scale: Annotated[int, Field(ge=1, le=64)] = 2
+    smallest: Annotated[int, Field(ge=1, le=64)] = 8
+
+    @property
+    def divisors(self) -> range:
+        return range(self.scale, max(self.scale, self.smallest) + 1)
+
+
+class Search(_Table):
+    """Alg. 3's defaults; `density` is r_p, `keep` r_c, `alpha_step` s_alpha of 255."""
+
+    method: Literal["random", "he", "he-sit"] = "he-sit"
+    parents: Annotated[int, Field(ge=1, le=1000)] = 15
+    generations: Annotated[int, Field(ge=1, le=100)] = 2
+    alpha_step: Annotated[int, Field(ge=1, le=254)] = 15
+    keep: Annotated[float, Field(gt=0, le=1)] = 0.3
+    density: Annotated[float, Field(gt=0, le=1)] = 0.005
+
+
+class Seal(_Table):
+    """Payload and carrier of the sealed original."""
+
+    payload: Literal["auto", "compact", "original"] = "auto"
+    carrier: Literal["both", "embed", "sidecar"] = "both"
+
+
+class Profile(_Table):
+    """One preset, valid once constructed."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")]
+    title: str
+    match: Match = Match()
+    models: Models = Models()
+    lesions: Lesions = Lesions()
+    logo: Logo = Logo()
+    search: Search = Search()
+    seal: Seal = Seal()
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) of the resolved profile in canonical JSON."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def load_profile(path: Path) -> Profile:
+    """Read one TOML file.
+
+    Raises:
+        UsageError: every fault of the file, each with its path, in one message.
+    """
+    try:
+        return Profile.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise UsageError(f"{path}: the profile cannot be read ({error.strerror})") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: not valid TOML: {error}") from None
+    except ValidationError as error:
+        faults = [
+            f"  {'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}"
+            for fault in error.errors()
+        ]
+        raise UsageError(f"{path}: the profile is not valid:\n" + "\n".join(faults)) from None
+
+
+def shipped_profiles() -> dict[str, Profile]:
+    """The profiles that come with miad, by name."""
+    loaded = [load_profile(path) for path in sorted(profiles_directory().glob("*.toml"))]
+    return {profile.name: profile for profile in loaded}
+
+
+def named_profile(name: str) -> Profile:
+    """A shipped profile by name, or a TOML file by path.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if name.endswith(".toml"):
+        return load_profile(Path(name))
+    profiles = shipped_profiles()
+    if name not in profiles:
+        raise UsageError(
+            f"there is no profile {name}",
+            hint=f"There are: {', '.join(profiles)}; or give the path of a .toml file.",
+        )
+    return profiles[name]
+
+
+def fitting_profile(profiles: dict[str, Profile], facts: StudyFacts) -> Profile:
+    """The first profile, by name, whose attributes fit; else the general one."""
+    fitting = (profile for profile in profiles.values() if profile.match.fits(facts))
+    return next(fitting, profiles[GENERAL])
+
+
+def with_overrides(profile: Profile, overrides: dict[str, dict[str, Any]]) -> Profile:
+    """A profile with settings of the command line in place of its own, checked again."""
+    merged = profile.model_dump()
+    for table, settings in overrides.items():
+        merged[table] = {**merged[table], **settings}
+    return Profile.model_validate(merged)

@@ -1,0 +1,90 @@
+"""Rebuild the original file from the protected one and the payload that was sealed with it.
+
+Used by unlock, by protect to prove its own work, and by verify. Integer arithmetic alone: nothing
+here renders, loads a model or imports torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+from miad_cli.errors import ContainerDamaged, RestorationMismatch
+from miad_cli.imaging.dicom import DicomPicture, read_dicom
+from miad_cli.imaging.words import WordLayout
+from miad_cli.seal.payload import Payload
+from miad_cli.watermark.blend import unblend
+from miad_cli.watermark.recipe import mark_of
+
+
+def restore(payload: Payload, protected: bytes | None) -> bytes:
+    """The original file, byte for byte.
+
+    Args:
+        payload: what was sealed.
+        protected: the protected file; not needed where the payload holds the original itself.
+
+    Raises:
+        RestorationMismatch: what comes out is not the original (its SHA-256 differs).
+        ContainerDamaged: the payload contradicts itself.
+    """
+    if payload.mode == "original":
+        original = _part(payload, "original")
+    elif protected is None:
+        raise RestorationMismatch(
+            "only the sidecar is there, and it does not hold the whole original",
+            hint="Put the protected file beside its sidecar.",
+        )
+    else:
+        original = _from_pixels(payload, protected)
+    if (len(original), hashlib.sha256(original).hexdigest()) != (
+        payload.original_length,
+        payload.original_sha256,
+    ):
+        raise RestorationMismatch(
+            "the original cannot be rebuilt: the pixels of the protected file were changed",
+            hint="Find an unchanged copy of the protected file.",
+        )
+    return original
+
+
+def layout_facts(layout: WordLayout) -> dict[str, int | bool]:
+    """A word layout as JSON, for the recipe."""
+    return dict(vars(layout))
+
+
+def _from_pixels(payload: Payload, protected: bytes) -> bytes:
+    try:
+        layout = WordLayout(**_checked_layout(payload.recipe["layout"]))
+        mark, tone = mark_of(payload.recipe, _part(payload, "logo"))
+        picture = read_dicom(protected)
+        if not isinstance(picture, DicomPicture) or picture.words.shape != (
+            layout.frames,
+            layout.rows,
+            layout.columns,
+            layout.samples,
+        ):
+            raise RestorationMismatch("the protected file no longer holds the picture it was")
+        words = picture.words.astype(f"=u{layout.bits_allocated // 8}")
+        values = unblend(layout.values(words), mark, tone, _part(payload, "corrections"))
+        pixel_data = layout.pixel_data(layout.with_values(words, values))
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise ContainerDamaged(f"the sealed recipe is not usable ({type(error).__name__})") from None
+    return _part(payload, "head") + pixel_data + _part(payload, "tail")
+
+
+def _checked_layout(facts: Mapping[str, Any]) -> dict[str, Any]:
+    fields = dict(facts)
+    if fields["bits_allocated"] not in (8, 16, 32) or not all(
+        isinstance(value, int) and value >= 0 for value in fields.values()
+    ):
+        raise ValueError("no layout of pixel words")
+    return fields
+
+
+def _part(payload: Payload, name: str) -> bytes:
+    try:
+        return payload.parts[name]
+    except KeyError:
+        raise ContainerDamaged(f"the sealed payload lacks its part {name}") from None

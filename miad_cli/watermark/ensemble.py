@@ -1,0 +1,131 @@
+"""What the models say of a picture, and of the picture with a logo on it (MIAD-MARK Eq. 12)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from miad_cli.imaging.image import MedicalImage
+from miad_cli.models.bank import Bank, Surrogate
+from miad_cli.models.view import ModelView, view_for
+from miad_cli.watermark.blend import Mark, Tone, blend_patch, tone_for
+from miad_cli.watermark.lesions import Box, boxes_above, enlarge, heat_map
+from miad_cli.watermark.search import Score
+
+Float = NDArray[np.float32]
+Bytes = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, eq=False)
+class Opinion:
+    """What each model of the bank says of one picture.
+
+    Attributes:
+        probabilities: one (classes,) array a model, or empty where the study has no known task.
+        features: one (n,) array a model that names a feature tensor.
+    """
+
+    probabilities: tuple[Float, ...]
+    features: tuple[Float, ...]
+
+    @property
+    def ensemble(self) -> Float:
+        """Mean probabilities, every model with the same weight beta."""
+        result: Float = np.mean(np.stack(self.probabilities), axis=0)
+        return result
+
+    @property
+    def label(self) -> int:
+        """The ensemble's prediction."""
+        return int(self.ensemble.argmax())
+
+
+@dataclass(frozen=True, eq=False)
+class Attention:
+    """Where a model looks: heat (rows, columns) in 0..255, and the boxes above the threshold."""
+
+    heat: Float
+    boxes: tuple[Box, ...]
+
+
+class Ensemble:
+    """The bank in front of one picture: its key frame, as it will be stored.
+
+    A model's view is linear, so a candidate costs the view of the pixels under its logo, not of
+    the whole picture; what is scored is exactly the view of the stored integers to be written.
+    """
+
+    def __init__(self, bank: Bank, image: MedicalImage) -> None:
+        self.bank = bank
+        self._image = image
+        self._frame = image.stored[image.key_frame]
+        self.tone: Tone = tone_for(
+            (image.window.low, image.window.high), image.bounds, image.inverted, image.padding
+        )
+        shown = image.windowed(self._frame)
+        self._views = [self._view(one).of(shown) for one in bank.surrogates]
+        self.clean: Opinion = self._ask(self._views)
+
+    def opinion_of(self, frame: NDArray[np.integer]) -> Opinion:
+        """What the models say of stored values (rows, columns, samples), whole."""
+        shown = self._image.windowed(frame)
+        return self._ask([self._view(one).of(shown) for one in self.bank.surrogates])
+
+    def opinion_with(self, mark: Mark) -> Opinion:
+        """What the models say of the picture with `mark` blended into its stored values."""
+        rows, columns = mark.region
+        patch = self._frame[rows, columns]
+        before = self._image.windowed(patch)
+        after = self._image.windowed(blend_patch(patch, mark, self.tone))
+        change = after - before
+        return self._ask(
+            [
+                view + self._view(one).of_patch(change, mark.y, mark.x)
+                for view, one in zip(self._views, self.bank.surrogates, strict=True)
+            ]
+        )
+
+    def score(self, mark: Mark, label: int | None = None) -> Score:
+        """Eq. 12: the ensemble's confidence in `label` (default: its prediction on the clean
+        picture). Where the task is unknown: minus the mean relative distance of the features,
+        and nothing ever counts as fooled."""
+        opinion = self.opinion_with(mark)
+        if self.bank.task is None:
+            return Score(-feature_distance(self.clean, opinion), fooled=False)
+        attacked = self.clean.label if label is None else label
+        return Score(float(opinion.ensemble[attacked]), opinion.label != attacked)
+
+    def attention(self, threshold: float, top_share: float) -> Attention:
+        """Grad-CAM boxes of the bank's attention model (Alg. 2), on the picture's pixels."""
+        looking = self.bank.attention
+        index = self.bank.surrogates.index(looking)
+        spec = looking.manifest.input
+        label = self.clean.label if self.bank.task else 0
+        weighted = looking.differentiable.cam(self._views[index], self.bank.task, label)
+        heat = enlarge(heat_map(weighted, top_share), spec.rows, spec.columns)
+        on_picture = self._view(looking).back(heat)
+        return Attention(on_picture, boxes_above(on_picture, threshold))
+
+    def _view(self, surrogate: Surrogate) -> ModelView:
+        return view_for(surrogate.manifest.input, self._image.rows, self._image.columns)
+
+    def _ask(self, views: list[Float]) -> Opinion:
+        probabilities, features = [], []
+        for surrogate, view in zip(self.bank.surrogates, views, strict=True):
+            answers = surrogate.session.run(view[None])
+            if self.bank.task is not None:
+                probabilities.append(surrogate.session.probabilities(answers, self.bank.task)[0])
+            if surrogate.manifest.features is not None:
+                features.append(answers[surrogate.manifest.features.tensor][0].reshape(-1))
+        return Opinion(tuple(probabilities), tuple(features))
+
+
+def feature_distance(one: Opinion, other: Opinion) -> float:
+    """Mean over models of |a - b| / |a|, how far the features moved relative to their length."""
+    moved = [
+        float(np.linalg.norm(a - b) / (np.linalg.norm(a) + 1e-12))
+        for a, b in zip(one.features, other.features, strict=True)
+    ]
+    return float(np.mean(moved)) if moved else 0.0

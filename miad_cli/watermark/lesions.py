@@ -1,0 +1,75 @@
+"""Where the logo may not be: boxes around what a model attends to (MIAD-MARK Alg. 2)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle of pixels: top-left corner and size."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+
+    def meets(self, other: Box) -> bool:
+        """True where the rectangles share a pixel."""
+        return (
+            self.x < other.x + other.width
+            and other.x < self.x + self.width
+            and self.y < other.y + other.height
+            and other.y < self.y + self.height
+        )
+
+
+def heat_map(weighted: Float, top_share: float) -> Float:
+    """Grad-CAM (Eq. 8): ReLU of the sum over the `top_share` of channels that weigh most.
+
+    Args:
+        weighted: (channels, h, w), activations times their weights.
+        top_share: 0..1; the paper names a share and gives no value.
+
+    Returns (h, w), scaled from its minimum and maximum to 0..255; all zero where nothing is
+    positive.
+    """
+    count = max(1, round(top_share * len(weighted)))
+    weight = np.abs(weighted).sum(axis=(1, 2))
+    heaviest = np.argsort(-weight, kind="stable")[:count]
+    heat = np.maximum(weighted[heaviest].sum(axis=0), 0.0)
+    low, high = float(heat.min()), float(heat.max())
+    if high <= 0 or high == low:
+        return np.zeros_like(heat)
+    result: Float = ((heat - low) / (high - low) * 255).astype(np.float32)
+    return result
+
+
+def enlarge(heat: Float, rows: int, columns: int) -> Float:
+    """Bilinear enlargement of a map (h, w) to (rows, columns), centres aligned."""
+    for axis, length in ((0, rows), (1, columns)):
+        source = heat.shape[axis]
+        position = np.clip((np.arange(length) + 0.5) * source / length - 0.5, 0, source - 1)
+        below = np.floor(position).astype(int)
+        above = np.minimum(below + 1, source - 1)
+        share = (position - below).astype(np.float32)
+        share = share[:, None] if axis == 0 else share[None, :]
+        heat = heat.take(below, axis) * (1 - share) + heat.take(above, axis) * share
+    return heat
+
+
+def boxes_above(heat: Float, threshold: float) -> tuple[Box, ...]:
+    """Bounding boxes of the connected regions (8-neighbours) of (rows, columns) where the heat is
+    at least `threshold`; largest first."""
+    import SimpleITK
+
+    hot = SimpleITK.GetImageFromArray((heat >= threshold).astype(np.uint8))
+    shapes = SimpleITK.LabelShapeStatisticsImageFilter()
+    shapes.Execute(SimpleITK.ConnectedComponent(hot, True))
+    boxes = [Box(*(int(n) for n in shapes.GetBoundingBox(label))) for label in shapes.GetLabels()]
+    return tuple(sorted(boxes, key=lambda box: (-box.width * box.height, box.y, box.x)))

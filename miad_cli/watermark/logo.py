@@ -1,0 +1,109 @@
+"""The logo: load it, scale it (MIAD-MARK Eq. 5), and transform it so that people still know it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from miad_cli.errors import UsageError
+
+Bytes = NDArray[np.uint8]
+
+LARGEST_LOGO = 64_000_000
+"""Pixels of a logo file beyond which it is refused."""
+
+MOST_ROTATION = 30
+"""Degrees either way that SIT may turn the logo. The paper gives no range; a logo that is nearly
+upright is still read at a glance."""
+
+
+@dataclass(frozen=True)
+class Sit:
+    """Semantically invariant transformation: rotation in degrees, hue shift n of 256, saturation
+    and value in percent of what they were."""
+
+    degrees: int = 0
+    hue: int = 0
+    saturation: int = 100
+    value: int = 100
+
+
+def draw_sit(generator: np.random.Generator) -> Sit:
+    """A random SIT, each parameter uniform."""
+    return Sit(
+        degrees=int(generator.integers(-MOST_ROTATION, MOST_ROTATION + 1)),
+        hue=int(generator.integers(0, 256)),
+        saturation=int(generator.integers(60, 141)),
+        value=int(generator.integers(60, 141)),
+    )
+
+
+def load_logo(path: Path) -> Bytes:
+    """(rows, columns, 4) uint8 RGBA of a picture file.
+
+    Raises:
+        UsageError: there is no such file, it is no picture, or nothing in it is visible.
+    """
+    if not path.is_file():
+        raise UsageError(f"{path}: there is no such logo file")
+    try:
+        with Image.open(path) as opened:
+            if opened.width * opened.height > LARGEST_LOGO:
+                raise UsageError(f"{path}: the logo is larger than any logo should be")
+            logo = np.asarray(opened.convert("RGBA"))
+    except UnidentifiedImageError:
+        raise UsageError(
+            f"{path}: not a picture that can be read",
+            hint="Give the logo as PNG (an SVG must be exported first).",
+        ) from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        raise UsageError(f"{path}: the logo file is broken") from None
+    if not (logo[..., 3] >= 128).any():
+        raise UsageError(
+            f"{path}: the logo has no opaque pixel, so nothing would be seen",
+            hint="Export it with a visible foreground.",
+        )
+    return logo
+
+
+def scaled_size(logo: Bytes, rows: int, columns: int, divisor: int) -> tuple[int, int]:
+    """Eq. 5: height and width in pixels, [w', h'] = min(W / (sl w), H / (sl h)) [w, h]."""
+    height, width = logo.shape[:2]
+    factor = min(columns / (divisor * width), rows / (divisor * height))
+    return max(1, int(height * factor + 1e-9)), max(1, int(width * factor + 1e-9))
+
+
+def render(logo: Bytes, height: int, width: int, sit: Sit) -> Bytes:
+    """The logo at height x width pixels, then transformed; rotation enlarges its rectangle.
+
+    Colours are weighted by alpha while resampling, so that transparent pixels lend no colour.
+    """
+    picture = _resized(Image.fromarray(logo), height, width)
+    if sit.degrees:
+        turned = picture.convert("RGBa").rotate(sit.degrees, Image.Resampling.BILINEAR, expand=True)
+        picture = turned.convert("RGBA")
+    if (sit.hue, sit.saturation, sit.value) == (0, 100, 100):
+        return np.asarray(picture)
+    return _recoloured(picture, sit)
+
+
+def _resized(picture: Any, height: int, width: int) -> Any:
+    if picture.size == (width, height):
+        return picture
+    weighted = picture.convert("RGBa").resize((width, height), Image.Resampling.BILINEAR)
+    return weighted.convert("RGBA")
+
+
+def _recoloured(picture: Any, sit: Sit) -> Bytes:
+    rgba = np.array(picture)
+    hsv = np.asarray(Image.fromarray(rgba[..., :3]).convert("HSV")).astype(np.int32)
+    hsv[..., 0] = (hsv[..., 0] + sit.hue) % 256
+    hsv[..., 1] = np.minimum(hsv[..., 1] * sit.saturation // 100, 255)
+    hsv[..., 2] = np.minimum(hsv[..., 2] * sit.value // 100, 255)
+    rgba[..., :3] = np.asarray(Image.fromarray(hsv.astype(np.uint8), "HSV").convert("RGB"))
+    return rgba

@@ -1,0 +1,208 @@
+"""Check a shipped model and measure it: ``python -m training.check onnx_models/resnet``."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import time
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx2fx
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from training.data import SUBSETS, TaskImages, data_root, load_split, model_input
+
+# Largest difference allowed, as a fraction of the largest value.
+TOLERANCE = 1e-3
+LARGEST_FILE = 10_000_000
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """What a model gets right on a split; fractions 0..1.
+
+    subset: the name and value of the accuracy on some classes alone, or nothing.
+    """
+
+    task: str
+    split: str
+    images: int
+    accuracy: float
+    balanced: float
+    subset: tuple[str, float] | None
+
+    def entry(self, name: str) -> dict[str, Any]:
+        """The entry in the manifest of model ``name``."""
+        entry: dict[str, Any] = {"task": self.task, "split": self.split, "images": self.images}
+        entry |= {"accuracy": round(self.accuracy, 4), "balanced_accuracy": round(self.balanced, 4)}
+        if self.subset is not None:
+            entry[self.subset[0]] = round(self.subset[1], 4)
+        return entry | {"command": f"python -m training.check onnx_models/{name} --data DIR"}
+
+
+def session(path: Path) -> onnxruntime.InferenceSession:
+    """Open a model for inference on the CPU."""
+    return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+
+def run_onnx(
+    runner: onnxruntime.InferenceSession, batch: NDArray[np.float32]
+) -> dict[str, NDArray[np.float32]]:
+    """All outputs by name for normalised images (N, 3, rows, columns) float32."""
+    names = [output.name for output in runner.get_outputs()]
+    return dict(zip(names, runner.run(names, {"input": batch}), strict=True))
+
+
+def predict(
+    path: Path, task: str, images: TaskImages, mean: Sequence[float], std: Sequence[float]
+) -> NDArray[np.float32]:
+    """Logits (n, labels) float32 of stored pictures, by ONNX Runtime."""
+    runner = session(path)
+    return np.concatenate(
+        [
+            runner.run([task], {"input": model_input(images.images[i : i + 16], mean, std)})[0]
+            for i in range(0, len(images.targets), 16)
+        ]
+    )
+
+
+def confusion(targets: NDArray[np.int64], logits: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Counts (labels, labels): rows are the truth, columns the predictions."""
+    counts = np.zeros((logits.shape[1],) * 2, np.int64)
+    np.add.at(counts, (targets, logits.argmax(1)), 1)
+    return counts
+
+
+def measure(
+    path: Path, task: str, images: TaskImages, mean: Sequence[float], std: Sequence[float]
+) -> Accuracy:
+    """Measure a model file on the test pictures of a task."""
+    counts = confusion(images.targets, predict(path, task, images, mean, std))
+    subset = None
+    if task in SUBSETS:
+        key, names = SUBSETS[task]
+        rows = [images.labels.index(name) for name in names]
+        # The columns stay whole: a tumour taken for no tumour is wrong.
+        subset = (key, float(counts[rows, rows].sum() / counts[rows].sum()))
+    return Accuracy(
+        task,
+        "test",
+        len(images.targets),
+        float(np.trace(counts) / counts.sum()),
+        float(np.mean(np.diag(counts) / counts.sum(axis=1))),
+        subset,
+    )
+
+
+def import_in_torch(path: Path) -> tuple[nn.Module, list[str]]:
+    """Convert a file into a torch module; the names of the outputs it returns, in order."""
+    model = onnx.load(path)
+    return onnx2fx.convert(model), [output.name for output in model.graph.output]
+
+
+def converted_gradients(
+    module: nn.Module, names: Sequence[str], task: str, batch: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """Logits of ``task`` and the gradients of each image's largest logit.
+
+    batch: (N, 3, rows, columns) float32. Returns logits (N, labels), the gradient by the
+    input, and the gradient by ``cam`` (whose mean over rows and columns is Grad-CAM's weight).
+    """
+    x = torch.from_numpy(batch).requires_grad_()
+    outputs = dict(zip(names, module(x), strict=True))
+    by_input, by_cam = torch.autograd.grad(outputs[task].amax(1).sum(), [x, outputs["cam"]])
+    return outputs[task].detach().numpy(), by_input.numpy(), by_cam.numpy()
+
+
+def faults(folder: Path, described: dict[str, Any]) -> list[str]:
+    """What is wrong with a model's file, in words; empty where nothing is."""
+    path = folder / described["file"]
+    model = onnx.load(path)
+    opset = next(entry.version for entry in model.opset_import if entry.domain == "")
+    ops = {node.op_type for node in model.graph.node}
+    consumed = {name for node in model.graph.node for name in node.input}
+    wanted = {entry["tensor"] for entry in described["outputs"]}
+    wanted |= {described["features"]["tensor"], described["cam"]["tensor"]}
+    rules = {
+        "SHA-256 does not match": hashlib.sha256(path.read_bytes()).hexdigest()
+        == described["sha256"],
+        "larger than 10 MB": path.stat().st_size <= LARGEST_FILE,
+        "opset is not 17 or 18": opset in (17, 18),
+        "a batch normalisation is left": "BatchNormalization" not in ops,
+        "the output names differ": {output.name for output in model.graph.output} == wanted,
+        "cam is a dead end: logits do not depend on it": described["cam"]["tensor"] in consumed,
+        "features are a dead end": described["features"]["tensor"] in consumed,
+        "the input is not (dynamic, 3, rows, columns)": _input_shape(model)
+        == [0, 3, described["input"]["rows"], described["input"]["columns"]],
+    }
+    return [fault for fault, kept in rules.items() if not kept]
+
+
+def _input_shape(model: onnx.ModelProto) -> list[int]:
+    return [axis.dim_value for axis in model.graph.input[0].type.tensor_type.shape.dim]
+
+
+def conversion_faults(path: Path, tasks: Sequence[str], batch: NDArray[np.float32]) -> list[str]:
+    """Compare the torch conversion with ONNX Runtime on ``batch``; what differs, in words."""
+    started = time.perf_counter()
+    module, names = import_in_torch(path)
+    print(f"imported in torch in {time.perf_counter() - started:.2f} s")
+    reference = run_onnx(session(path), batch)
+    found = []
+    for task in tasks:
+        logits, by_input, by_cam = converted_gradients(module, names, task, batch)
+        if not np.abs(logits - reference[task]).max() <= TOLERANCE * np.abs(reference[task]).max():
+            found.append(f"{task}: torch and ONNX Runtime differ")
+        if not (np.isfinite(by_input).all() and by_input.any() and by_cam.any()):
+            found.append(f"{task}: no gradient")
+    return found
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m training.check", description=__doc__)
+    parser.add_argument("folders", type=Path, nargs="+", help="folders under onnx_models/")
+    parser.add_argument("--data", type=Path, help="folder of the data sets (or MIAD_DATA)")
+    return parser
+
+
+def check(folder: Path, root: Path) -> list[str]:
+    """Print the figures of one model; returns its faults."""
+    described = tomllib.loads((folder / "manifest.toml").read_text(encoding="utf-8"))
+    path, given = folder / described["file"], described["input"]
+    found = faults(folder, described)
+    print(f"{described['name']}: {path.stat().st_size / 1e6:.2f} MB")
+    for output, stated in zip(described["outputs"], described["accuracy"], strict=True):
+        task = output["task"]
+        images = load_split(root, task, "test", given["rows"])
+        batch = model_input(images.images[:8], given["mean"], given["std"])
+        found += conversion_faults(path, [task], batch)
+        measured = measure(path, task, images, given["mean"], given["std"])
+        entry = measured.entry(described["name"])
+        print("  ".join(f"{key} {value}" for key, value in entry.items() if key != "command"))
+        if any(abs(stated[k] - v) > 0.002 for k, v in entry.items() if isinstance(v, float)):
+            found.append(f"{task}: the manifest states other figures")
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Check every folder given; exit 1 where something is wrong."""
+    given = arguments().parse_args(argv)
+    root = data_root(given.data)
+    found = [f"{folder}: {fault}" for folder in given.folders for fault in check(folder, root)]
+    for fault in found:
+        print(fault)
+    raise SystemExit(1 if found else 0)
+
+
+if __name__ == "__main__":
+    main()
