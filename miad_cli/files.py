@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 from collections import Counter
@@ -11,7 +12,6 @@ from pathlib import Path, PurePosixPath
 
 from miad_cli.errors import NoUsableInput, OutputExists, PictureFailed, UsageError
 
-SIDECAR_SUFFIX = ".miad"
 PART_PREFIX = ".miad-part-"
 _CONVERTED = (".jpg", ".jpeg", ".jpe", ".tif", ".tiff")
 
@@ -79,7 +79,10 @@ def default_output(inputs: Sequence[Path], suffix: str) -> Path:
         raise UsageError("several inputs need an output folder", hint="Name it with -o.")
     whole = inputs[0].resolve()
     name = whole.stem if whole.is_file() else whole.name
-    return whole.parent / f"{name.removesuffix('-protected') if suffix == 'unlocked' else name}-{suffix}"
+    return (
+        whole.parent
+        / f"{name.removesuffix('-protected') if suffix == 'unlocked' else name}-{suffix}"
+    )
 
 
 def check_output(inputs: Sequence[Path], output: Path, *, may_exist: bool) -> None:
@@ -172,3 +175,16 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def write_report(path: Path, facts: object) -> None:
+    """Write `facts` as JSON, whole or not at all.
+
+    Raises:
+        UsageError: the place cannot be written to.
+    """
+    content = json.dumps(facts, indent=2, ensure_ascii=False, default=str).encode()
+    try:
+        write_files(path.parent, {path.name: content}, lambda parts: None)
+    except OSError as error:
+        raise UsageError(f"{path}: the report cannot be written ({error.strerror})") from None

@@ -70,7 +70,9 @@ def _from_pixels(payload: Payload, protected: bytes) -> bytes:
         values = unblend(layout.values(words), mark, tone, _part(payload, "corrections"))
         pixel_data = layout.pixel_data(layout.with_values(words, values))
     except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise ContainerDamaged(f"the sealed recipe is not usable ({type(error).__name__})") from None
+        raise ContainerDamaged(
+            f"the sealed recipe is not usable ({type(error).__name__})"
+        ) from None
     return _part(payload, "head") + pixel_data + _part(payload, "tail")
 
 

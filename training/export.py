@@ -178,10 +178,11 @@ def relative_difference(got: np.ndarray, wanted: np.ndarray) -> float:
 def train_command(recipe: dict[str, Any]) -> str:
     """The command that repeats the training run."""
     initial = "" if recipe["init"] == "scratch" else " --init FILE"
+    cycles, rates = (",".join(map(str, recipe[key])) for key in ("cycles", "rates"))
     return (
         f"python -m training.train --family {recipe['family']} --tasks {','.join(recipe['tasks'])}"
-        f" --data DIR --out DIR --epochs {recipe['epochs']} --batch {recipe['batch']}"
-        f" --rate {recipe['rate']} --seed {recipe['seed']}{initial}"
+        f" --data DIR --out DIR --epochs {cycles} --rate {rates}"
+        f" --batch {recipe['batch']} --seed {recipe['seed']}{initial}"
     )
 
 
@@ -204,7 +205,11 @@ def manifest(
     parts += ['[features]\ntensor = "features"\n', '[cam]\ntensor = "cam"\n']
     parts += ["[[data]]\n" + _lines(entry) for entry in data_entries(root, trained)]
     parts += ["[[accuracy]]\n" + _lines(accuracy.entry(name)) for accuracy in measured]
-    made = {"command": train_command(recipe), "init": recipe["init"], "epochs": recipe["epochs"]}
+    made = {
+        "command": train_command(recipe),
+        "init": recipe["init"],
+        "epochs": sum(recipe["cycles"]),
+    }
     made |= {"seconds": round(trained.progress["seconds"]), "hardware": trained.hardware}
     parts.append("[made]\n" + _lines(made | {"seed": recipe["seed"]}))
     return "\n".join(parts)

@@ -20,22 +20,25 @@ TASKS = "brain_mri"
 class Plan:
     """How one model is made.
 
-    rate: peak learning rate. origin: what its first weights are, with their licence;
-    empty where it starts from scratch.
+    epochs, rates: of every cycle of the learning rate, as ``training.train`` takes them.
+    origin: what its first weights are, with their licence; empty where it starts from scratch.
     """
 
     family: str
-    epochs: int
-    rate: float
+    epochs: str
+    rates: str
     origin: str = ""
 
 
 PLANS = (
-    Plan("resnet", 20, 2e-3),
+    Plan("resnet", "20,12", "0.002,0.001"),
     Plan(
-        "mobilenet-v2", 8, 7e-4, "ImageNet weights of MobileNet V2 (batch norms folded), Apache-2.0"
+        "mobilenet-v2",
+        "8",
+        "0.0007",
+        "ImageNet weights of MobileNet V2 (batch norms folded), Apache-2.0",
     ),
-    Plan("densenet", 18, 2e-3),
+    Plan("densenet", "18", "0.002"),
 )
 
 
@@ -43,7 +46,7 @@ def train_arguments(plan: Plan, tasks: str, root: Path, runs: Path, init: Path |
     """The command line of ``training.train`` for one plan."""
     given = ["--family", plan.family, "--tasks", tasks, "--data", str(root)]
     given += ["--out", str(runs / plan.family), "--resume"]
-    given += ["--epochs", str(plan.epochs), "--rate", str(plan.rate)]
+    given += ["--epochs", plan.epochs, "--rate", plan.rates]
     if plan.origin:
         if init is None:
             raise ValueError(f"{plan.family} starts from other weights: give --init")

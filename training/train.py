@@ -34,6 +34,7 @@ PROBE_IMAGES = 64
 class Recipe:
     """Everything that decides the outcome of a run.
 
+    cycles: epochs of each cycle of the learning rate. rates: peak rate of each cycle.
     side: of the network's input, pixels. stored_side: of the decoded pictures, pixels.
     held_out: fraction of the training pictures kept for choosing the epoch.
     init: how the weights began, in words.
@@ -41,9 +42,9 @@ class Recipe:
 
     family: str
     tasks: tuple[str, ...]
-    epochs: int = 15
+    cycles: tuple[int, ...] = (15,)
     batch: int = 32
-    rate: float = 1e-3
+    rates: tuple[float, ...] = (1e-3,)
     weight_decay: float = 0.02
     smoothing: float = 0.05
     held_out: float = 0.12
@@ -52,6 +53,15 @@ class Recipe:
     seed: int = 2023
     init: str = "scratch"
     augmentation: Augmentation = field(default_factory=Augmentation)
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of all cycles."""
+        return sum(self.cycles)
+
+    def cycle(self, number: int) -> int:
+        """Which cycle epoch ``number`` (from 1) belongs to, from 0."""
+        return int(np.searchsorted(np.cumsum(self.cycles), number))
 
 
 @dataclass(frozen=True)
@@ -113,12 +123,16 @@ class Trainer:
                 {"params": decayed, "weight_decay": recipe.weight_decay},
                 {"params": plain, "weight_decay": 0.0},
             ],
-            lr=recipe.rate,
+            lr=recipe.rates[0],
         )
+        self.begin_cycle(0)
+
+    def begin_cycle(self, cycle: int) -> None:
+        """Start a cycle of the learning rate: short warm-up, then a cosine to nothing."""
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
             self.optimiser,
-            recipe.rate,
-            total_steps=recipe.epochs * self.steps,
+            self.recipe.rates[cycle],
+            total_steps=self.recipe.cycles[cycle] * self.steps,
             pct_start=0.15,
             cycle_momentum=False,
         )
@@ -144,6 +158,9 @@ class Trainer:
 
     def epoch(self, number: int) -> float:
         """Run epoch ``number`` (from 1); the mean training loss."""
+        cycle = self.recipe.cycle(number)
+        if number > 1 and cycle != self.recipe.cycle(number - 1):
+            self.begin_cycle(cycle)
         # Seeded by the epoch, so that a resumed run sees what an unbroken one would.
         rng = np.random.default_rng([self.recipe.seed, number])
         torch.manual_seed(self.recipe.seed * 1000 + number)
@@ -283,10 +300,12 @@ def _resume(trainer: Trainer, path: Path) -> Progress:
     checkpoint = torch.load(path, map_location=trainer.device, weights_only=True)
     if checkpoint["recipe"] != asdict(trainer.recipe):
         raise ValueError(f"{path} was made by another recipe: {checkpoint['recipe']}")
+    progress = Progress(**checkpoint["progress"])
+    trainer.begin_cycle(trainer.recipe.cycle(progress.epoch))
     trainer.network.load_state_dict(checkpoint["network"])
     trainer.optimiser.load_state_dict(checkpoint["optimiser"])
     trainer.schedule.load_state_dict(checkpoint["schedule"])
-    return Progress(**checkpoint["progress"])
+    return progress
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -298,9 +317,9 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True, help="folder for the checkpoints")
     parser.add_argument("--init", type=Path, help="state dict with folded batch norms")
     parser.add_argument("--init-origin", default="", help="what --init is, with its licence")
-    parser.add_argument("--epochs", type=int, default=Recipe.epochs)
+    parser.add_argument("--epochs", default="15", help="of every cycle: 20 or 20,12")
+    parser.add_argument("--rate", default="0.001", help="peak learning rate of every cycle")
     parser.add_argument("--batch", type=int, default=Recipe.batch)
-    parser.add_argument("--rate", type=float, default=Recipe.rate)
     parser.add_argument("--seed", type=int, default=Recipe.seed)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--resume", action="store_true", help="go on from --out/last.pt")
@@ -313,9 +332,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     recipe = Recipe(
         family=given.family,
         tasks=tuple(given.tasks.split(",")),
-        epochs=given.epochs,
+        cycles=tuple(int(part) for part in given.epochs.split(",")),
+        rates=tuple(float(part) for part in given.rate.split(",")),
         batch=given.batch,
-        rate=given.rate,
         seed=given.seed,
         init=(given.init_origin or given.init.name) if given.init else "scratch",
     )

@@ -119,8 +119,8 @@ def _write_pixels(dataset: Dataset, picture: DicomPicture, values: Values) -> No
     if not picture.is_native:
         pixel_data_vr = "OB" if layout.bits_allocated == 8 else "OW"
         dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        dataset.PhotometricInterpretation = "RGB" if layout.samples == 3 else str(
-            dataset.PhotometricInterpretation
+        dataset.PhotometricInterpretation = (
+            "RGB" if layout.samples == 3 else str(dataset.PhotometricInterpretation)
         )
         dataset.SamplesPerPixel = layout.samples
         if layout.samples == 3:

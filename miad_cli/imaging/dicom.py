@@ -96,7 +96,9 @@ def read_dicom(content: bytes) -> DicomPicture | NoPicture:
     except PictureFailed:
         raise
     except (MemoryError, RecursionError) as error:
-        raise PictureFailed(f"the pixels need more than is there ({type(error).__name__})") from None
+        raise PictureFailed(
+            f"the pixels need more than is there ({type(error).__name__})"
+        ) from None
     except Exception as error:  # decoders raise without a common base; values stay out of messages
         raise PictureFailed(
             f"the pixels cannot be decoded ({_syntax(dataset).name}: {type(error).__name__})"
@@ -142,9 +144,7 @@ def _why_no_picture(dataset: Dataset) -> str:
     return ""
 
 
-def _pixels(
-    content: bytes, dataset: Dataset
-) -> tuple[WordLayout, Words, tuple[int, int] | None]:
+def _pixels(content: bytes, dataset: Dataset) -> tuple[WordLayout, Words, tuple[int, int] | None]:
     _refuse_oversize(dataset)
     syntax = _syntax(dataset)
     if not _is_native(dataset):
@@ -173,7 +173,9 @@ def _refuse_oversize(dataset: Dataset) -> None:
         raise PictureFailed("Rows, Columns or Number of Frames is zero")
     size = count * int(dataset.BitsAllocated) // 8
     if size > LARGEST_DECODED:
-        raise PictureFailed(f"its header announces {size >> 20} MiB of pixels; the limit is 2048 MiB")
+        raise PictureFailed(
+            f"its header announces {size >> 20} MiB of pixels; the limit is 2048 MiB"
+        )
 
 
 def _native_layout(dataset: Dataset, syntax: UID) -> WordLayout:

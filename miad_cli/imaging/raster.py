@@ -77,7 +77,9 @@ def read_raster(content: bytes) -> RasterPicture:
         except PictureFailed:
             raise
         except (UnidentifiedImageError, OSError, SyntaxError, ValueError, RuntimeError) as error:
-            raise PictureFailed(f"the picture cannot be decoded ({type(error).__name__})") from error
+            raise PictureFailed(
+                f"the picture cannot be decoded ({type(error).__name__})"
+            ) from error
         except (Image.DecompressionBombError, Image.DecompressionBombWarning, MemoryError):
             raise PictureFailed("the picture unpacks to more pixels than a picture has") from None
     colour, alpha = _split_alpha(samples)

@@ -52,7 +52,9 @@ class Session:
     tensor name. The provider actually in use is `provider`, read back after loading.
     """
 
-    def __init__(self, manifest: Manifest, content: bytes, device: Device, threads: int = 0) -> None:
+    def __init__(
+        self, manifest: Manifest, content: bytes, device: Device, threads: int = 0
+    ) -> None:
         runtime = _onnxruntime()
         options = runtime.SessionOptions()
         options.intra_op_num_threads = threads

@@ -59,7 +59,8 @@ def view_for(spec: InputSpec, rows: int, columns: int) -> ModelView:
         return ModelView(_resampling(rows, spec.rows), _resampling(columns, spec.columns))
     side = max(rows, columns)
     return ModelView(
-        _padded(_resampling(side, spec.rows), rows), _padded(_resampling(side, spec.columns), columns)
+        _padded(_resampling(side, spec.rows), rows),
+        _padded(_resampling(side, spec.columns), columns),
     )
 
 

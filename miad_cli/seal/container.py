@@ -14,7 +14,7 @@ import re
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, fields
 
-import pyrage  # type: ignore[import-untyped]
+import pyrage
 
 from miad_cli.errors import (
     ContainerDamaged,
@@ -94,7 +94,7 @@ class Manifest(Draft):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if type(self.version) is not int or self.version != MANIFEST_VERSION:
+        if self.version != MANIFEST_VERSION:
             raise ValueError("version is not 1")
 
     def to_bytes(self) -> bytes:

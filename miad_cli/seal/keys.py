@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 import platformdirs
-import pyrage  # type: ignore[import-untyped]
+import pyrage
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
@@ -349,18 +349,16 @@ def local_owner() -> OwnerPublicKey | None:
     return OwnerPublicKey.load(path) if path.exists() else None
 
 
-def job_identity(output: Path) -> tuple[Path, str]:
-    """The identity file that jobs writing to `output` seal to, and its recipient `age1…`.
+def job_identity(output: Path, chosen: Path | None = None) -> tuple[Path, str]:
+    """The identity file of one job, and its recipient; `output` is the job's output folder.
 
-    Made on first use, the same on every rerun. It lies in the data directory and never in or
-    beside the output, which is what gets copied away.
+    Made on first use, the same on every rerun. It lies at `chosen`, else in the data directory,
+    and never in or beside the output, which is what gets copied away.
 
     Raises:
         KeyUnusable: the identity is there and cannot be read.
     """
-    directory = _private_directory(_private_directory(data_directory()) / "identities")
-    name = hashlib.sha256(os.fsencode(os.path.abspath(output))).hexdigest()[:16]
-    path = directory / f"{name}.txt"
+    path = chosen or _job_path(output)
     if not path.exists():
         with suppress(OutputExists):
             new_identity(path)
@@ -368,6 +366,12 @@ def job_identity(output: Path) -> tuple[Path, str]:
     if not isinstance(identity, x25519.Identity):
         raise KeyUnusable(f"{path} is not an age identity.", "Move it elsewhere and run again.")
     return path, str(identity.to_public())
+
+
+def _job_path(output: Path) -> Path:
+    directory = _private_directory(_private_directory(data_directory()) / "identities")
+    name = hashlib.sha256(os.fsencode(os.path.abspath(output))).hexdigest()[:16]
+    return directory / f"{name}.txt"
 
 
 # --- Key files ----------------------------------------------------------------------------
@@ -432,9 +436,9 @@ def _create_file(path: Path, content: bytes, mode: int) -> None:
         _write_exclusively(temporary, content, mode)
         try:
             os.link(temporary, path)
-        except FileExistsError:
-            raise
-        except OSError:  # a file system without hard links: exclusive still, but not at once
+        except OSError:
+            # Something is there, and is found here too; or the file system has no hard links,
+            # and the file is exclusive still, but not complete at once.
             _write_exclusively(path, content, mode)
         _sync_directory(path.parent)
     except FileExistsError:

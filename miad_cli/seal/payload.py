@@ -209,14 +209,11 @@ def _inflate(part: _Part, stored: memoryview) -> bytes:
         declared = zstandard.get_frame_parameters(stored).content_size
         if stored[:4] != _ZSTD_MAGIC or declared != part.length:
             raise ValueError("a part does not hold what it says")
-        content = zstandard.ZstdDecompressor().decompress(
+        return zstandard.ZstdDecompressor().decompress(
             stored, max_output_size=part.length, allow_extra_data=False
         )
     except zstandard.ZstdError:
         raise ValueError("a part cannot be inflated") from None
-    if len(content) != part.length:
-        raise ValueError("a part does not hold what it says")
-    return content
 
 
 # --- Checks -------------------------------------------------------------------------------

@@ -67,7 +67,7 @@ class Placement:
         """The logo's rectangle, after SIT, lies in the picture and meets no box."""
         height, width = self._rendered(candidate.sit).shape[:2]
         box = Box(candidate.x, candidate.y, width, height)
-        inside = 0 <= box.x and 0 <= box.y
+        inside = box.x >= 0 and box.y >= 0
         inside = inside and box.x + width <= self.columns and box.y + height <= self.rows
         return inside and not any(box.meets(other) for other in self.boxes)
 

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Callable
+from typing import Any
 
 import pyrage
 import pytest
@@ -173,7 +174,7 @@ def test_too_many_recipients_are_refused_when_sealing() -> None:
         ("tool", 1),
     ],
 )
-def test_draft_is_valid_once_made(field: str, value: object) -> None:
+def test_draft_is_valid_once_made(field: str, value: Any) -> None:
     with pytest.raises(ValueError, match=field):
         dataclasses.replace(DRAFT, **{field: value})
 
@@ -376,7 +377,7 @@ def test_signature_stands_for_manifests_alone() -> None:
 
 def test_every_field_is_signed() -> None:
     container = parse(sealed())
-    changes = {
+    changes: dict[str, Any] = {
         "subject": "2.25.124",
         "payload_mode": "original",
         "tool": "miad 9",
@@ -472,6 +473,6 @@ STANZA = b"-> X25519 " + b"A" * 43 + b"\n" + b"A" * 43 + b"\n"
 def test_costly_headers_are_refused_before_any_key_is_tried(
     monkeypatch: pytest.MonkeyPatch, age_file: bytes, sentence: str
 ) -> None:
-    monkeypatch.setattr(room.pyrage, "decrypt", refuse_to_decrypt)
+    monkeypatch.setattr(pyrage, "decrypt", refuse_to_decrypt)
     with pytest.raises(ContainerDamaged, match=sentence):
         open_payload(signed(age_file), [IDENTITY])

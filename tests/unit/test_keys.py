@@ -10,6 +10,7 @@ import re
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -137,7 +138,7 @@ def test_nothing_is_overwritten(owner: OwnerKey, tmp_path: Path, write: str, obs
         path.write_bytes(b"dear to somebody")
     else:
         path.symlink_to(tmp_path / "elsewhere")
-    writers = {
+    writers: dict[str, Callable[[Path], object]] = {
         "private": owner.save,
         "public": owner.public.save,
         "identity": keys.new_identity,
@@ -217,7 +218,7 @@ def test_wrong_kind_of_file_is_told(owner: OwnerKey, tmp_path: Path) -> None:
             serialization.NoEncryption(),
         )
     )
-    cases = [
+    cases: list[tuple[Callable[[Path], object], Path, str]] = [
         (OwnerKey.load, public, "public key where a private one is needed"),
         (OwnerKey.load, identity, "age identity"),
         (OwnerKey.load, junk, "no private key"),

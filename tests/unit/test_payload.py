@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from miad_cli.seal.payload import HEADER_LIMIT, Payload, decode, encode
 NOISE = bytes((i * i * 31 + i * 7) % 251 for i in range(40))
 PAYLOAD = Payload(
     subject="2.25.123",
-    original_name="Aufnahme 1 – Kopf.dcm",
+    original_name="Aufnahme 1 (Schädel).dcm",
     original_sha256="4" * 64,
     original_length=1234,
     mode="compact",
@@ -42,6 +43,12 @@ def with_part(codec: str, stored: bytes, length: int, **lies: object) -> bytes:
     return joined(header | {"parts": [part]}, stored)
 
 
+def zstd_frame(length: int, content_size: int) -> bytes:
+    """One RLE block of zeros in a frame that says it holds `content_size` bytes (RFC 8878)."""
+    block = (length << 3 | 0b011).to_bytes(3, "little") + b"\0"
+    return b"\x28\xb5\x2f\xfd\xe0" + content_size.to_bytes(8, "little") + block
+
+
 def test_payload_comes_back() -> None:
     assert decode(encode(PAYLOAD)) == PAYLOAD
 
@@ -52,7 +59,7 @@ def test_layout_is_that_of_the_format() -> None:
     assert header == {
         "version": 1,
         "subject": "2.25.123",
-        "original": {"name": "Aufnahme 1 – Kopf.dcm", "sha256": "4" * 64, "length": 1234},
+        "original": {"name": "Aufnahme 1 (Schädel).dcm", "sha256": "4" * 64, "length": 1234},
         "mode": "compact",
         "recipe": PAYLOAD.recipe,
         "parts": [
@@ -66,7 +73,7 @@ def test_layout_is_that_of_the_format() -> None:
 
 
 def test_order_of_parts_does_not_matter() -> None:
-    backwards = dict(reversed(PAYLOAD.parts.items()))
+    backwards = dict(reversed(list(PAYLOAD.parts.items())))
     assert encode(dataclasses.replace(PAYLOAD, parts=backwards)) == encode(PAYLOAD)
 
 
@@ -152,10 +159,8 @@ def test_every_flipped_bit_in_the_header_is_damage_or_another_payload() -> None:
     for position in range(len(data) - len(NOISE)):
         flipped = bytearray(data)
         flipped[position] ^= 1
-        try:
+        with suppress(ContainerDamaged):
             assert decode(bytes(flipped)) != PAYLOAD
-        except ContainerDamaged:
-            pass
 
 
 def edit(path: str, value: object) -> Callable[[dict[str, Any]], None]:
@@ -243,14 +248,14 @@ def test_part_of_the_limit_is_read_and_one_byte_more_is_not() -> None:
         decode(data, limit=total - 1)
 
 
+@pytest.mark.parametrize("length", [0, len(zstd_frame(0, 0))])
+def test_zstd_that_saves_nothing_is_damage(length: int) -> None:
+    with pytest.raises(ContainerDamaged, match="does not go with its lengths"):
+        decode(with_part("zstd", zstd_frame(length, length), length))
+
+
 def refuse_to_inflate(*_: object, **__: object) -> bytes:
     raise AssertionError("inflated")
-
-
-def zstd_frame(length: int, content_size: int) -> bytes:
-    """One RLE block of zeros in a frame that says it holds `content_size` bytes (RFC 8878)."""
-    block = (length << 3 | 0b011).to_bytes(3, "little") + b"\0"
-    return b"\x28\xb5\x2f\xfd\xe0" + content_size.to_bytes(8, "little") + block
 
 
 def test_frame_made_by_hand_is_read() -> None:

@@ -1,0 +1,25 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Inputs = Annotated[list[Path], typer.Argument(help="Files or folders.", show_default=False)]
+Output = Annotated[
+    Path | None, typer.Option("--output", "-o", help="Folder for the results.", show_default=False)
+]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+LogJson = Annotated[bool, typer.Option("--log-json", help="A JSON line per file on stderr.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="A line for every file.")]
+Owners = Annotated[
+    list[Path] | None,
+    typer.Option("--owner", help="Public key of an owner to trust (PEM); repeatable."),
+]
+Keys = Annotated[
+    list[Path] | None,
+    typer.Option("--key", help="Identity file (age) that opens the seal; repeatable."),
+]

@@ -1,0 +1,223 @@
+"""`miad protect`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from miad_cli import console
+from miad_cli.commands.options import AsJson, Inputs, LogJson, Output, Quiet, Verbose
+
+if TYPE_CHECKING:
+    from miad_cli.protect import Outcome, Report
+
+SearchName = Literal["he-sit", "he", "random"]
+PayloadName = Literal["auto", "compact", "original"]
+CarrierName = Literal["both", "embed", "sidecar"]
+OnExistsName = Literal["fail", "skip", "replace"]
+
+
+def protect_command(
+    inputs: Inputs,
+    logo: Annotated[Path, typer.Option("--logo", help="The logo, a PNG.", show_default=False)],
+    output: Output = None,
+    profile: Annotated[
+        str | None,
+        typer.Option("--profile", envvar="MIAD_PROFILE", help="Profile name or .toml file."),
+    ] = None,
+    models: Annotated[
+        list[str] | None, typer.Option("--models", help="Only these models; repeatable.")
+    ] = None,
+    to: Annotated[
+        list[str] | None, typer.Option("--to", help="Recipient (age1… or SSH key); repeatable.")
+    ] = None,
+    to_file: Annotated[
+        list[Path] | None, typer.Option("--to-file", help="File of recipients, one a line.")
+    ] = None,
+    key_out: Annotated[
+        Path | None, typer.Option("--key-out", help="Where to make the key, without --to.")
+    ] = None,
+    sign_with: Annotated[
+        Path | None, typer.Option("--sign-with", help="Owner's signing key (PEM).")
+    ] = None,
+    search: Annotated[SearchName | None, typer.Option("--search", help="Search method.")] = None,
+    payload: Annotated[
+        PayloadName | None, typer.Option("--payload", help="What is sealed.")
+    ] = None,
+    carrier: Annotated[
+        CarrierName | None, typer.Option("--carrier", help="Where the seal travels.")
+    ] = None,
+    require_fooled: Annotated[
+        bool, typer.Option("--require-fooled", help="Exit 5 unless every picture fools.")
+    ] = False,
+    on_exists: Annotated[
+        OnExistsName, typer.Option("--on-exists", help="What to do with files that are there.")
+    ] = "fail",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Keep what is there and authentic, do the rest.")
+    ] = False,
+    device: Annotated[
+        str, typer.Option("--device", envvar="MIAD_DEVICE", help="auto, cpu, cuda or cuda:N.")
+    ] = "auto",
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the search.")] = 2023,
+    report: Annotated[
+        Path | None, typer.Option("--report", help="Write the JSON report here.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done, write nothing.")
+    ] = False,
+    as_json: AsJson = False,
+    log_json: LogJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Copy pictures with your logo where it hurts AI diagnosis most, and seal the originals."""
+    from miad_cli.files import default_output
+    from miad_cli.profiles import named_profile
+    from miad_cli.protect import Request, protect
+    from miad_cli.seal.keys import OwnerKey, load_recipients, parse_recipient
+
+    manners = console.Manners(as_json, log_json, quiet, verbose)
+    recipients = [parse_recipient(text) for text in to or []]
+    recipients += [one for path in to_file or [] for one in load_recipients(path)]
+    request = Request(
+        inputs=tuple(inputs),
+        logo=logo,
+        output=output or default_output(inputs, "protected"),
+        profile=named_profile(profile) if profile else None,
+        overrides=_overrides(search, models, payload, carrier),
+        recipients=tuple(recipients),
+        key_out=key_out,
+        owner=OwnerKey.load(sign_with) if sign_with else None,
+        device=device,
+        seed=seed,
+        on_exists="resume" if resume else on_exists,
+        require_fooled=require_fooled,
+        dry_run=dry_run,
+    )
+    with console.progress_bar(manners, "Protecting") as advance:
+
+        def follow(outcome: Outcome, total: int) -> None:
+            advance(total)
+            if log_json:
+                console.log_line(_as_facts(outcome))
+
+        result = protect(request, follow)
+    _render(result, manners, report)
+    raise typer.Exit(result.exit_code)
+
+
+def _overrides(
+    search: str | None, models: list[str] | None, payload: str | None, carrier: str | None
+) -> dict[str, dict[str, Any]]:
+    wanted: dict[str, dict[str, Any]] = {
+        "search": {"method": search},
+        "models": {"names": tuple(models) if models else None},
+        "seal": {"payload": payload, "carrier": carrier},
+    }
+    given = {
+        table: {name: value for name, value in settings.items() if value is not None}
+        for table, settings in wanted.items()
+    }
+    return {table: settings for table, settings in given.items() if settings}
+
+
+def _render(report: Report, manners: console.Manners, path: Path | None) -> None:
+    facts = report_facts(report)
+    if path is not None:
+        from miad_cli.files import write_report
+
+        write_report(path, facts)
+    if manners.as_json:
+        console.print_json(facts)
+    for outcome in report.outcomes:
+        _render_outcome(outcome, manners)
+    _render_summary(report, manners)
+
+
+def _render_outcome(outcome: Outcome, manners: console.Manners) -> None:
+    name, reason = console.clean(outcome.name), console.clean(outcome.reason)
+    if outcome.state == "failed":
+        hint = f" {console.clean(outcome.hint)}" if outcome.hint else ""
+        if not manners.log_json:
+            console.err().print(f"[red]failed[/] {name}: {reason}.{hint}", soft_wrap=True)
+    elif outcome.state in ("passed over", "left out", "planned"):
+        console.say(manners, f"[dim]{outcome.state}[/] {name}: {reason}")
+    elif manners.verbose:
+        console.say(manners, f"[green]{outcome.state}[/] {name}{_verdict(outcome)}")
+
+
+def _verdict(outcome: Outcome) -> str:
+    made = outcome.protection
+    if made is None:
+        return ""
+    if made.fooled is None:
+        effect = f"no model for this task, features moved {made.feature_distance:.2f}"
+    else:
+        effect = f"{made.models_fooled} of {made.models} models fooled"
+    return f"  [dim]{made.profile}, {effect}, {made.queries} queries, {made.seconds:.1f} s[/]"
+
+
+def _render_summary(report: Report, manners: console.Manners) -> None:
+    done, failed = report.count("protected"), report.count("failed")
+    if report.count("planned"):
+        console.say(manners, f"{report.count('planned')} would be protected; nothing was written.")
+        return
+    judged = report.judged
+    unknown = done - len(judged)
+    parts = [f"[bold]{done} protected[/]"]
+    if judged:
+        parts.append(f"{sum(bool(one.fooled) for one in judged)} of {len(judged)} fooled")
+    if unknown:
+        parts.append(f"{unknown} of a task that no model knows")
+    for state in ("skipped", "passed over", "left out"):
+        if report.count(state):
+            parts.append(f"{report.count(state)} {state}")
+    if failed:
+        parts.append(f"[red]{failed} failed[/]")
+    console.say(manners, ", ".join(parts))
+    if done:
+        console.say(manners, f"output: {console.clean(report.output)}")
+    if report.key is not None:
+        console.say(manners, f"key:    {console.clean(report.key)}   keep it: it is the way back")
+    if report.count("passed over") and done:
+        console.warn("some objects were passed over and are not in the output: keep the source")
+    if any(one.names_a_patient for one in report.protections):
+        console.warn(
+            "pictures name a patient, and so do their protected copies: "
+            "miad does not de-identify; do that first, with a tool made for it"
+        )
+
+
+def report_facts(report: Report) -> dict[str, Any]:
+    """The report as JSON. It names files by their place in the output, and no patient."""
+    return {
+        "command": "protect",
+        "output": str(report.output),
+        "key": str(report.key) if report.key else None,
+        "owner_key_id": report.owner_key_id,
+        "provider": report.provider,
+        "seed": report.seed,
+        "banks": report.banks,
+        "profiles": report.profiles,
+        "counts": {
+            state: report.count(state)
+            for state in ("protected", "skipped", "planned", "passed over", "left out", "failed")
+        },
+        "fooled": {"of": len(report.judged), "n": sum(bool(one.fooled) for one in report.judged)},
+        "files": [_as_facts(outcome) for outcome in report.outcomes],
+        "exit_code": report.exit_code,
+    }
+
+
+def _as_facts(outcome: Outcome) -> dict[str, Any]:
+    facts: dict[str, Any] = {"name": str(outcome.name), "state": outcome.state}
+    if outcome.output is not None:
+        facts["output"] = str(outcome.output)
+    if outcome.reason:
+        facts["reason"] = outcome.reason
+    if outcome.protection is not None:
+        facts |= vars(outcome.protection)
+    return facts

@@ -1,0 +1,96 @@
+"""`miad unlock`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from miad_cli import console
+from miad_cli.commands.options import AsJson, Inputs, Keys, LogJson, Output, Owners, Quiet, Verbose
+
+if TYPE_CHECKING:
+    from miad_cli.unlock import Outcome, Report
+
+OnExistsName = Literal["fail", "skip", "replace"]
+
+
+def unlock_command(
+    inputs: Inputs,
+    key: Keys = None,
+    output: Output = None,
+    owner: Owners = None,
+    on_exists: Annotated[
+        OnExistsName, typer.Option("--on-exists", help="What to do with files that are there.")
+    ] = "fail",
+    as_json: AsJson = False,
+    log_json: LogJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Give the original files back, byte for byte, to whoever holds a key."""
+    from miad_cli.commands.trust import read_identities, trusted_owners
+    from miad_cli.errors import UsageError
+    from miad_cli.files import default_output
+    from miad_cli.unlock import unlock
+
+    if not key:
+        raise UsageError(
+            "unlocking needs a key", hint="Name it with --key; protect printed where it lies."
+        )
+    manners = console.Manners(as_json, log_json, quiet, verbose)
+    target = output or default_output(inputs, "unlocked")
+    with console.progress_bar(manners, "Unlocking") as advance:
+
+        def follow(outcome: Outcome, total: int) -> None:
+            advance(total)
+            if log_json:
+                console.log_line(_as_facts(outcome))
+
+        result = unlock(
+            inputs, target, read_identities(key), trusted_owners(owner or []), on_exists, follow
+        )
+    _render(result, manners)
+    raise typer.Exit(result.exit_code)
+
+
+def _render(report: Report, manners: console.Manners) -> None:
+    if manners.as_json:
+        console.print_json(
+            {
+                "command": "unlock",
+                "output": str(report.output),
+                "files": [_as_facts(outcome) for outcome in report.outcomes],
+                "exit_code": report.exit_code,
+            }
+        )
+    for outcome in report.outcomes:
+        name, reason = console.clean(outcome.name), console.clean(outcome.reason)
+        if outcome.state == "failed" and not manners.log_json:
+            hint = f" {console.clean(outcome.hint)}" if outcome.hint else ""
+            console.err().print(f"[red]failed[/] {name}: {reason}.{hint}", soft_wrap=True)
+        elif outcome.state == "left out":
+            console.say(manners, f"[dim]left out[/] {name}: {reason}")
+        elif manners.verbose:
+            console.say(
+                manners, f"[green]{outcome.state}[/] {name} -> {console.clean(outcome.output)}"
+            )
+    done = report.count("unlocked")
+    parts = [f"[bold]{done} unlocked[/], identical to the originals" if done else "0 unlocked"]
+    if report.count("skipped"):
+        parts.append(f"{report.count('skipped')} skipped")
+    if report.count("failed"):
+        parts.append(f"[red]{report.count('failed')} failed[/]")
+    console.say(manners, ", ".join(parts))
+    if done:
+        console.say(manners, f"output: {console.clean(report.output)}")
+
+
+def _as_facts(outcome: Outcome) -> dict[str, Any]:
+    facts: dict[str, Any] = {"name": str(outcome.name), "state": outcome.state}
+    for field in ("reason", "signed_by"):
+        if getattr(outcome, field):
+            facts[field] = getattr(outcome, field)
+    if outcome.output is not None:
+        facts["output"] = str(outcome.output)
+    return facts

@@ -1,0 +1,101 @@
+"""What people see: messages and progress on stderr, results on stdout, JSON for scripts."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from miad_cli.errors import MiadError
+
+
+@dataclass(frozen=True)
+class Manners:
+    """How a command speaks: `quiet` keeps to errors, `as_json` puts one object on stdout,
+    `log_json` a line for each instance on stderr."""
+
+    as_json: bool = False
+    log_json: bool = False
+    quiet: bool = False
+    verbose: bool = False
+
+
+def out() -> Console:
+    """Results. Made when asked for, so that redirection and NO_COLOR are seen."""
+    return Console(highlight=False)
+
+
+def err() -> Console:
+    """Everything that is not a result."""
+    return Console(stderr=True, highlight=False)
+
+
+def clean(text: object) -> str:
+    """Text from a file or its name, safe to show: no control characters, no markup."""
+    plain = str(text).encode("utf-8", "replace").decode("utf-8")
+    shown = "".join(c if unicodedata.category(c)[0] != "C" or c == "\n" else "�" for c in plain)
+    return escape(shown)
+
+
+def say(manners: Manners, text: str, style: str = "") -> None:
+    """A line for people, on stdout; silent with --json and --quiet. `text` may hold markup."""
+    if not (manners.as_json or manners.quiet):
+        out().print(text, style=style or None, soft_wrap=True)
+
+
+def warn(text: str) -> None:
+    """A warning, on stderr."""
+    err().print(f"[yellow]warning:[/] {clean(text)}", soft_wrap=True)
+
+
+def report_error(error: MiadError) -> None:
+    """What happened and what to do, on stderr."""
+    err().print(f"[red]error:[/] {clean(error.message)}", soft_wrap=True)
+    if error.hint:
+        err().print(f"  {clean(error.hint)}", soft_wrap=True)
+
+
+def print_json(content: Any) -> None:
+    """One JSON object on stdout."""
+    sys.stdout.write(json.dumps(content, indent=2, default=_plain, ensure_ascii=False) + "\n")
+
+
+def log_line(content: dict[str, Any]) -> None:
+    """One NDJSON line on stderr."""
+    sys.stderr.write(json.dumps(content, default=_plain, ensure_ascii=False) + "\n")
+
+
+def _plain(value: object) -> Any:
+    if isinstance(value, PurePath):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+@contextmanager
+def progress_bar(manners: Manners, title: str) -> Iterator[Any]:
+    """A function `advance(total)` that moves a bar with time left; on a terminal only."""
+    hidden = manners.quiet or manners.as_json or manners.log_json
+    if hidden or not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
+        yield lambda total: None
+        return
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err(), transient=True) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda total: bar.update(task, total=total, advance=1)

@@ -1,0 +1,89 @@
+"""Any picture file: tell the formats apart, read it, say what a signature would be made over."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import PurePath
+
+from miad_cli.errors import PictureFailed
+from miad_cli.imaging.derivation import embedded_container
+from miad_cli.imaging.dicom import DicomPicture, NoPicture, is_dicom, read_dicom
+from miad_cli.imaging.digests import attributes_digest, facts_digest, pixels_digest, values_digest
+from miad_cli.imaging.raster import (
+    RasterPicture,
+    container_in_png,
+    png_chunks,
+    raster_format,
+    read_raster,
+    without_container,
+)
+
+Picture = DicomPicture | RasterPicture
+
+_DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
+_RASTER_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a manifest says of a picture, as the file shows it now (docs/format.md, Digests)."""
+
+    subject: str
+    pixels_sha256: str
+    pixel_data_sha256: str
+    attributes_sha256: str
+
+
+def read_picture(content: bytes, name: PurePath) -> Picture | NoPicture | None:
+    """The picture in a file; NoPicture for other DICOM objects; None for what is no image file.
+
+    The content decides, not the name. A name that promises a picture which the content is not
+    makes the difference between left out and failed.
+
+    Raises:
+        PictureFailed: an image file that cannot be read.
+    """
+    if is_dicom(content[:132]):
+        return read_dicom(content)
+    if raster_format(content[:16]):
+        return read_raster(content)
+    suffix = name.suffix.lower()
+    if suffix in _DICOM_SUFFIXES:
+        raise PictureFailed("not a DICOM file (no DICM prefix)")
+    if suffix in _RASTER_SUFFIXES:
+        raise PictureFailed(f"not a {suffix[1:].upper()} picture, whatever its name says")
+    return None
+
+
+def identify(picture: Picture) -> Identity:
+    """The identity of a picture; a container inside the file does not change it."""
+    if isinstance(picture, DicomPicture):
+        pixel_data = picture.dataset.PixelData
+        return Identity(
+            str(picture.dataset.SOPInstanceUID),
+            pixels_digest(picture.layout, picture.words),
+            hashlib.sha256(pixel_data).hexdigest(),
+            attributes_digest(picture.dataset),
+        )
+    bare = without_container(picture.content)
+    compressed = b"".join(data for kind, data in png_chunks(bare) if kind == b"IDAT")
+    samples = picture.image.stored
+    alpha = picture.alpha.tobytes() if picture.alpha is not None else b""
+    pixels = values_digest(samples, picture.bits, signed=False)
+    shown = [f"{kind.decode('latin-1')}:{data.hex()}" for kind, data in picture.chunks]
+    return Identity(
+        "sha256:" + hashlib.sha256(bare).hexdigest(),
+        hashlib.sha256(pixels.encode() + alpha).hexdigest() if alpha else pixels,
+        hashlib.sha256(compressed).hexdigest(),
+        facts_digest({"chunks": shown}),
+    )
+
+
+def container_in(picture: Picture | NoPicture) -> bytes | None:
+    """The sealed container inside a file, or None."""
+    if isinstance(picture, NoPicture):
+        return None
+    if isinstance(picture, DicomPicture):
+        return embedded_container(picture.dataset)
+    return container_in_png(picture.content)

@@ -1,0 +1,238 @@
+"""One protected instance: the new file, its sealed container, and the proof that it undoes.
+
+Here the rooms meet for a single picture: imaging derives the file, seal closes the container,
+restoration proves it from what was written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from pydicom import Dataset
+from pydicom.uid import UID
+
+from miad_cli import __version__
+from miad_cli.errors import PictureFailed, RestorationMismatch
+from miad_cli.files import write_files
+from miad_cli.imaging.derivation import (
+    NewIdentity,
+    derive_instance,
+    embed_container,
+    encode_instance,
+)
+from miad_cli.imaging.dicom import DicomPicture
+from miad_cli.imaging.digests import pixels_digest
+from miad_cli.imaging.image import Stored
+from miad_cli.imaging.picture import Identity, Picture, container_in, identify, read_picture
+from miad_cli.imaging.raster import RasterPicture, embed_in_png, write_png
+from miad_cli.restoration import layout_facts, restore
+from miad_cli.seal.carriers import SIDECAR_SUFFIX
+from miad_cli.seal.container import Draft, seal
+from miad_cli.seal.keys import OwnerKey, Recipient
+from miad_cli.seal.payload import Payload, encode
+from miad_cli.watermark.blend import corrections
+from miad_cli.watermark.marking import Marking
+from miad_cli.watermark.recipe import recipe_of
+
+Mode = Literal["compact", "original"]
+
+_METHOD = "Logo blended into the pixels at a place found by search; not for diagnosis"
+
+
+@dataclass(frozen=True)
+class Sealing:
+    """Who seals, for whom, and how.
+
+    `series_parts` are the bytes that, with the original series and the owner's key, make the new
+    series UID: the same for all pictures that belong into one protected series.
+    """
+
+    owner: OwnerKey
+    recipients: Sequence[Recipient]
+    series_parts: tuple[bytes, ...]
+    bank_digest: str
+    payload: Literal["auto", "compact", "original"]
+    carrier: Literal["both", "embed", "sidecar"]
+
+
+@dataclass(frozen=True)
+class WrittenInstance:
+    """What was written: the payload's mode and the file's encoding in words."""
+
+    payload: Mode
+    syntax: str
+
+
+def write_instance(
+    output: Path, original_name: str, picture: Picture, marking: Marking, sealing: Sealing
+) -> WrittenInstance:
+    """Write the protected file, and its sidecar where the carrier asks for one.
+
+    Nothing takes its final name before the original was restored from the written bytes.
+
+    Raises:
+        PictureFailed: the picture cannot be written, or not so that it could be restored.
+    """
+    bare = _bare_file(picture, marking.stored, sealing)
+    identity = identify(_reread(bare.content))
+    for mode in _modes(sealing.payload, picture):
+        payload = _payload(mode, identity, original_name, picture, marking, sealing)
+        container = _sealed(payload, identity, sealing)
+        try:
+            _write_proved(output, bare, container, payload, picture, marking, sealing.carrier)
+        except RestorationMismatch:
+            continue  # a layout that the compact payload cannot undo; the original's bytes can
+        return WrittenInstance(mode, bare.syntax)
+    raise PictureFailed(
+        "the original could not be restored from what would be written, so nothing was kept",
+        hint="Use --payload original.",
+    )
+
+
+def _modes(wanted: str, picture: Picture) -> tuple[Mode, ...]:
+    compact = isinstance(picture, DicomPicture) and picture.span is not None
+    if wanted == "compact":
+        if not compact:
+            raise PictureFailed(
+                "only uncompressed grey and RGB DICOM can be restored from a compact payload",
+                hint="Use --payload auto.",
+            )
+        return ("compact",)
+    return ("compact", "original") if compact and wanted == "auto" else ("original",)
+
+
+class _Bare(Protocol):
+    """A protected file before its container is put in."""
+
+    content: bytes
+    syntax: str
+
+    def with_container(self, container: bytes) -> bytes: ...
+
+
+@dataclass(frozen=True)
+class _BarePng:
+    content: bytes
+    syntax: str = "PNG"
+
+    def with_container(self, container: bytes) -> bytes:
+        return embed_in_png(self.content, container)
+
+
+@dataclass(frozen=True, eq=False)
+class _BareInstance:
+    dataset: Dataset
+    content: bytes
+    syntax: str
+
+    def with_container(self, container: bytes) -> bytes:
+        embed_container(self.dataset, container)
+        return encode_instance(self.dataset)
+
+
+def _bare_file(picture: Picture, stored: Stored, sealing: Sealing) -> _Bare:
+    if isinstance(picture, RasterPicture):
+        return _BarePng(write_png(picture, stored))
+    words = picture.layout.with_values(picture.words, stored)
+    identity = NewIdentity(
+        sealing.owner.derive_uid(
+            "instance",
+            _uid(picture, "SOPInstanceUID"),
+            pixels_digest(picture.layout, words).encode(),
+        ),
+        sealing.owner.derive_uid(
+            "series", _uid(picture, "SeriesInstanceUID"), *sealing.series_parts
+        ),
+    )
+    dataset = derive_instance(picture, stored, identity, _METHOD)
+    syntax = UID(dataset.file_meta.TransferSyntaxUID).name
+    return _BareInstance(dataset, encode_instance(dataset), syntax)
+
+
+def _uid(picture: DicomPicture, keyword: str) -> bytes:
+    return str(picture.dataset.get(keyword) or "").encode()
+
+
+def _payload(
+    mode: Mode,
+    identity: Identity,
+    original_name: str,
+    picture: Picture,
+    marking: Marking,
+    sealing: Sealing,
+) -> Payload:
+    recipe: dict[str, Any] = recipe_of(marking.mark, marking.tone, marking.candidate.sit)
+    recipe["bank"] = sealing.bank_digest
+    parts = {"logo": marking.mark.logo.tobytes()}
+    if mode == "compact" and isinstance(picture, DicomPicture) and picture.span is not None:
+        start, end = picture.span
+        recipe["layout"] = layout_facts(picture.layout)
+        parts["head"], parts["tail"] = picture.content[:start], picture.content[end:]
+        parts["corrections"] = corrections(
+            picture.image.stored, marking.stored, marking.mark, marking.tone
+        )
+    else:
+        parts["original"] = picture.content
+    try:
+        return Payload(
+            subject=identity.subject,
+            original_name=original_name,
+            original_sha256=hashlib.sha256(picture.content).hexdigest(),
+            original_length=len(picture.content),
+            mode=mode,
+            recipe=recipe,
+            parts=parts,
+        )
+    except ValueError as error:
+        raise PictureFailed(f"it cannot be sealed: {error}") from None
+
+
+def _sealed(payload: Payload, identity: Identity, sealing: Sealing) -> bytes:
+    try:
+        draft = Draft(**vars(identity), payload_mode=payload.mode, tool=f"miad {__version__}")
+    except ValueError as error:
+        raise PictureFailed(f"it cannot be sealed: {error}") from None
+    return seal(draft, encode(payload), sealing.recipients, sealing.owner)
+
+
+def _write_proved(
+    output: Path,
+    bare: _Bare,
+    container: bytes,
+    payload: Payload,
+    picture: Picture,
+    marking: Marking,
+    carrier: str,
+) -> None:
+    embedded = carrier != "sidecar"
+    protected = bare.with_container(container) if embedded else bare.content
+    contents = {output.name: protected}
+    if carrier != "embed":
+        # The sidecar takes its name first: a picture is never there without its seal.
+        contents = {output.name + SIDECAR_SUFFIX: container, **contents}
+
+    def prove(parts: dict[str, Path]) -> None:
+        written = parts[output.name].read_bytes()
+        reread = _reread(written)
+        if not np.array_equal(reread.image.stored, marking.stored):
+            raise PictureFailed("the written pixels are not the ones that were decided on")
+        carried = container_in(reread)
+        if embedded and (carried is None or not carried.startswith(container)):
+            raise PictureFailed("the container did not survive in the file")
+        if restore(payload, written) != picture.content:
+            raise RestorationMismatch("the restored file differs from the original")
+
+    write_files(output.parent, contents, prove)
+
+
+def _reread(content: bytes) -> Picture:
+    """Read back what we made, as a stranger would."""
+    picture = read_picture(content, PurePosixPath("picture"))
+    if not isinstance(picture, DicomPicture | RasterPicture):
+        raise PictureFailed("what was written is no longer a picture")
+    return picture

@@ -1,0 +1,346 @@
+"""Protect a study: every picture gets its mark, its seal and its proof, or is named as failed."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+import numpy as np
+
+from miad_cli.errors import (
+    MiadError,
+    NoUsableInput,
+    PictureFailed,
+    TargetNotMet,
+    exit_code_of,
+)
+from miad_cli.files import InputFile, check_output, collect_inputs, plan_outputs, read_file
+from miad_cli.imaging.dicom import DicomPicture, NoPicture
+from miad_cli.imaging.picture import Picture, container_in, read_picture
+from miad_cli.instance import Sealing, write_instance
+from miad_cli.models.bank import Bank, load_bank
+from miad_cli.models.session import Device, choose_device
+from miad_cli.profiles import Profile, fitting_profile, shipped_profiles, with_overrides
+from miad_cli.seal.carriers import SIDECAR_SUFFIX
+from miad_cli.seal.keys import OwnerKey, Recipient, default_owner, job_identity, parse_recipient
+from miad_cli.verify import Verdict, verify_file
+from miad_cli.watermark.logo import Bytes, load_logo
+from miad_cli.watermark.marking import Marking, Settings, mark_picture
+from miad_cli.watermark.search import Budget
+
+State = Literal["protected", "skipped", "planned", "passed over", "left out", "failed"]
+OnExists = Literal["fail", "skip", "replace", "resume"]
+Rectangle = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to protect, with what, and for whom.
+
+    `profile` None chooses one for each picture by its attributes. `overrides` replace settings
+    of whatever profile is chosen, table by table. Without `recipients` an identity is made for
+    this output folder, in the user's data directory or at `key_out`.
+    """
+
+    inputs: tuple[Path, ...]
+    logo: Path
+    output: Path
+    profile: Profile | None = None
+    overrides: dict[str, dict[str, Any]] = field(default_factory=dict)
+    recipients: tuple[Recipient, ...] = ()
+    key_out: Path | None = None
+    owner: OwnerKey | None = None
+    device: str = "auto"
+    seed: int = 2023
+    on_exists: OnExists = "fail"
+    require_fooled: bool = False
+    dry_run: bool = False
+
+
+@dataclass(frozen=True)
+class Protection:
+    """How one picture was protected. Rectangles are x, y, width, height in pixels."""
+
+    profile: str
+    task: str | None
+    fooled: bool | None
+    models_fooled: int
+    models: int
+    feature_distance: float
+    queries: int
+    logo: Rectangle
+    alpha: int
+    scale_divisor: int
+    attention: tuple[Rectangle, ...]
+    payload: str
+    syntax: str
+    names_a_patient: bool
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one file; `name` and `output` are relative to input and output folder."""
+
+    name: PurePosixPath
+    state: State
+    reason: str = ""
+    hint: str = ""
+    exit_code: int = 0
+    output: PurePosixPath | None = None
+    protection: Protection | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """A whole run. `key` is the identity file that was made or reused for it."""
+
+    output: Path
+    outcomes: tuple[Outcome, ...]
+    key: Path | None
+    owner_key_id: str
+    provider: str
+    banks: dict[str, str]
+    profiles: dict[str, dict[str, Any]]
+    seed: int
+    require_fooled: bool
+
+    def count(self, state: State) -> int:
+        return sum(one.state == state for one in self.outcomes)
+
+    @property
+    def protections(self) -> list[Protection]:
+        return [one.protection for one in self.outcomes if one.protection is not None]
+
+    @property
+    def judged(self) -> list[Protection]:
+        """Pictures of a task that some model knows: only those can be called fooled."""
+        return [one for one in self.protections if one.fooled is not None]
+
+    @property
+    def exit_code(self) -> int:
+        codes = [one.exit_code for one in self.outcomes if one.exit_code]
+        if not any(one.state in ("protected", "skipped", "planned") for one in self.outcomes):
+            codes.append(NoUsableInput.exit_code)
+        if self.require_fooled and not all(one.fooled for one in self.protections):
+            codes.append(TargetNotMet.exit_code)
+        return exit_code_of(codes)
+
+
+def protect(request: Request, progress: Callable[[Outcome, int], None] | None = None) -> Report:
+    """Protect everything below the inputs. The source is never touched.
+
+    `progress` is called after each file, with its outcome and the number of files in all.
+
+    Raises:
+        MiadError: the run as a whole cannot be done; what concerns one picture is in its outcome.
+    """
+    files = collect_inputs(request.inputs)
+    check_output(request.inputs, request.output, may_exist=request.on_exists != "fail")
+    run = _Run(request, load_logo(request.logo), choose_device(request.device), files)
+    outcomes = []
+    for file in files:
+        outcome = run.outcome_of(file)
+        outcomes.append(outcome)
+        if progress:
+            progress(outcome, len(files))
+    return run.report(outcomes)
+
+
+class _Run:
+    """What the pictures of one run share: logo, profiles, models, keys; each made once."""
+
+    def __init__(
+        self, request: Request, logo: Bytes, device: Device, files: Sequence[InputFile]
+    ) -> None:
+        self.request = request
+        self.logo = logo
+        self.device = device
+        self.names = plan_outputs(files)
+        self.key: Path | None = None
+        self._shipped = shipped_profiles()
+        self._profiles: dict[str, Profile] = {}
+        self._banks: dict[str, Bank] = {}
+        self._logo_digest = hashlib.sha256(repr(logo.shape).encode() + logo.tobytes()).digest()
+
+    @cached_property
+    def owner(self) -> OwnerKey:
+        return self.request.owner or default_owner()
+
+    @cached_property
+    def recipients(self) -> tuple[Recipient, ...]:
+        """Those named, or the identity of this output folder, made when first needed."""
+        if self.request.recipients:
+            return self.request.recipients
+        self.key, recipient = job_identity(self.request.output, self.request.key_out)
+        return (parse_recipient(recipient),)
+
+    def outcome_of(self, file: InputFile) -> Outcome:
+        """Protect one file; whatever goes wrong with it alone becomes its outcome."""
+        try:
+            return self._outcome_of(file)
+        except PictureFailed as error:
+            return Outcome(file.relative, "failed", error.message, error.hint, error.exit_code)
+        except OSError as error:
+            return Outcome(
+                file.relative,
+                "failed",
+                f"cannot be written ({error.strerror})",
+                exit_code=PictureFailed.exit_code,
+            )
+        except MiadError:
+            raise
+        except Exception as error:  # one picture that meets a bug of ours must not stop the others
+            return Outcome(
+                file.relative,
+                "failed",
+                f"internal error ({type(error).__name__})",
+                "Please report it, with the file's transfer syntax.",
+                MiadError.exit_code,
+            )
+
+    def _outcome_of(self, file: InputFile) -> Outcome:
+        name, output = file.relative, self.names[file.relative]
+        if file.path.name.endswith(SIDECAR_SUFFIX):
+            return Outcome(name, "left out", "a sidecar of miad")
+        picture = read_picture(read_file(file.path), file.path)
+        if picture is None:
+            return Outcome(name, "left out", "not an image")
+        if isinstance(picture, NoPicture):
+            return Outcome(name, "passed over", picture.reason)
+        if self._keeps(self.request.output / output):
+            return Outcome(name, "skipped", "there already", output=output)
+        if container_in(picture) is not None:
+            raise PictureFailed(
+                "is protected already", hint="Unlock it first, or leave it out of the input."
+            )
+        if self.request.dry_run:
+            reason = f"with the profile {self._profile_for(picture).name}"
+            return Outcome(name, "planned", reason, output=output)
+        return Outcome(name, "protected", output=output, protection=self._protect(file, picture))
+
+    def _keeps(self, target: Path) -> bool:
+        """True where what is in the output already stays."""
+        if not target.exists() or self.request.on_exists in ("fail", "replace"):
+            return False
+        if self.request.on_exists == "skip":
+            return True
+        return verify_file(target, [self.owner.public]).verdict is Verdict.AUTHENTIC
+
+    def _protect(self, file: InputFile, picture: Picture) -> Protection:
+        started = time.perf_counter()
+        profile = self._profile_for(picture)
+        bank = self._bank_for(profile)
+        content_seed = int.from_bytes(hashlib.sha256(picture.content).digest()[:8], "big")
+        generator = np.random.default_rng([self.request.seed, content_seed])
+        marking = mark_picture(picture.image, bank, self.logo, settings_of(profile), generator)
+        written = write_instance(
+            self.request.output / self.names[file.relative],
+            file.path.name,
+            picture,
+            marking,
+            self._sealing(profile, bank),
+        )
+        return _protection(picture, profile, bank, marking, written, time.perf_counter() - started)
+
+    def _profile_for(self, picture: Picture) -> Profile:
+        chosen = self.request.profile or fitting_profile(self._shipped, picture.image.facts)
+        if chosen.name not in self._profiles:
+            self._profiles[chosen.name] = with_overrides(chosen, self.request.overrides)
+        return self._profiles[chosen.name]
+
+    def _bank_for(self, profile: Profile) -> Bank:
+        if profile.name not in self._banks:
+            wanted = profile.models
+            self._banks[profile.name] = load_bank(
+                wanted.task, wanted.names, wanted.attention, self.device
+            )
+        return self._banks[profile.name]
+
+    def _sealing(self, profile: Profile, bank: Bank) -> Sealing:
+        return Sealing(
+            owner=self.owner,
+            recipients=self.recipients,
+            series_parts=(
+                profile.digest.encode(),
+                self._logo_digest,
+                str(self.request.seed).encode(),
+            ),
+            bank_digest=bank.digest,
+            payload=profile.seal.payload,
+            carrier=profile.seal.carrier,
+        )
+
+    def report(self, outcomes: Sequence[Outcome]) -> Report:
+        sealed = any(one.state == "protected" for one in outcomes)
+        return Report(
+            output=self.request.output,
+            outcomes=tuple(outcomes),
+            key=self.key,
+            owner_key_id=self.owner.public.key_id if sealed else "",
+            provider=self.device.provider,
+            banks={name: bank.digest for name, bank in self._banks.items()},
+            profiles={
+                name: {"sha256": profile.digest, **profile.model_dump(mode="json")}
+                for name, profile in self._profiles.items()
+            },
+            seed=self.request.seed,
+            require_fooled=self.request.require_fooled,
+        )
+
+
+def settings_of(profile: Profile) -> Settings:
+    """A profile's numbers for the watermark."""
+    searching = profile.search
+    return Settings(
+        method=searching.method,
+        budget=Budget(
+            parents=searching.parents,
+            generations=searching.generations,
+            alpha_step=searching.alpha_step,
+            keep=searching.keep,
+            density=searching.density,
+        ),
+        divisors=tuple(profile.logo.divisors),
+        threshold=profile.lesions.threshold,
+        top_share=profile.lesions.top_share,
+    )
+
+
+def _protection(
+    picture: Picture,
+    profile: Profile,
+    bank: Bank,
+    marking: Marking,
+    written: Any,
+    seconds: float,
+) -> Protection:
+    height, width = marking.mark.logo.shape[:2]
+    return Protection(
+        profile=profile.name,
+        task=bank.task,
+        fooled=marking.fooled,
+        models_fooled=marking.models_fooled,
+        models=len(bank.surrogates),
+        feature_distance=marking.feature_distance,
+        queries=marking.queries,
+        logo=(marking.mark.x, marking.mark.y, width, height),
+        alpha=marking.mark.alpha,
+        scale_divisor=marking.divisor,
+        attention=tuple((box.x, box.y, box.width, box.height) for box in marking.attention.boxes),
+        payload=written.payload,
+        syntax=written.syntax,
+        names_a_patient=_names_a_patient(picture),
+        seconds=seconds,
+    )
+
+
+def _names_a_patient(picture: Picture) -> bool:
+    return isinstance(picture, DicomPicture) and any(
+        picture.dataset.get(keyword) for keyword in ("PatientName", "PatientID")
+    )
