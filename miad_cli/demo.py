@@ -16,11 +16,12 @@ from miad_cli.imaging.picture import read_picture
 Bytes = NDArray[np.uint8]
 
 STUDY = {
-    "head-ct.dcm": "ct",
-    "abdomen-mr.dcm": "overlay",
-    "colour-ultrasound.dcm": "rgb_color",
+    "head-ct.dcm": "J2K_pixelrep_mismatch.dcm",
+    "abdomen-mr.dcm": "examples_overlay.dcm",
+    "colour-ultrasound.dcm": "examples_rgb_color.dcm",
 }
-"""Files of the demonstration, and what pydicom calls them."""
+"""Files of the demonstration, and what pydicom calls them: a CT of the head compressed as
+JPEG 2000, an MR of the abdomen of 12 bits, and an 8-bit colour ultrasound."""
 
 _PANEL = 320
 _INK, _PAPER, _BOX = (32, 33, 36), (255, 255, 255), (255, 176, 0)
@@ -37,12 +38,13 @@ class Row:
 
 def lay_out_study(folder: Path) -> Path:
     """Copy the demonstration's DICOM files to `folder/study`, and draw `folder/hospital.png`."""
-    from pydicom import examples
+    from pydicom.data import DATA_ROOT
 
+    bundled = Path(DATA_ROOT) / "test_files"
     study = folder / "study"
     study.mkdir(parents=True)
     for name, example in STUDY.items():
-        shutil.copyfile(examples.get_path(example), study / name)
+        shutil.copyfile(bundled / example, study / name)
     draw_logo(folder / "hospital.png")
     return study
 
@@ -78,8 +80,13 @@ def comparison(study: Path, protected: Path, unlocked: Path, rows: list[Row]) ->
         )
         for column, panel in enumerate(panels):
             _paste(sheet, panel, 16 + column * (_PANEL + 16), top)
-        caption = f"{row.name}: {row.caption}"
-        pen.text((16, top + _PANEL + 20), caption, font=_font(16), fill=_INK, anchor="lm")
+        pen.text(
+            (16, top + _PANEL + 20),
+            f"{row.name}: {row.caption}",
+            font=_font(16),
+            fill=_INK,
+            anchor="lm",
+        )
     return sheet
 
 

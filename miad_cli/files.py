@@ -112,7 +112,10 @@ def check_output(inputs: Sequence[Path], output: Path, *, may_exist: bool) -> No
 
 
 def plan_outputs(files: Iterable[InputFile]) -> dict[PurePosixPath, PurePosixPath]:
-    """Output name of each input: JPEG and TIFF become PNG; `a.jpg` beside `a.png` is `a.jpg.png`."""
+    """Output name of each input: JPEG and TIFF become PNG.
+
+    `a.jpg` beside `a.png` becomes `a.jpg.png`, so that neither overwrites the other.
+    """
     plain = {one.relative: _as_png(one.relative) for one in files}
     uses = Counter(plain.values())
     return {
@@ -154,7 +157,7 @@ def write_files(
             _write_synced(parts[name], content)
         check(parts)
         for name, part in parts.items():
-            os.replace(part, folder / name)
+            part.replace(folder / name)
         _sync_folder(folder)
     finally:
         for part in parts.values():

@@ -109,8 +109,11 @@ def _modes(wanted: str, picture: Picture) -> tuple[Mode, ...]:
 class _Bare(Protocol):
     """A protected file before its container is put in."""
 
-    content: bytes
-    syntax: str
+    @property
+    def content(self) -> bytes: ...
+
+    @property
+    def syntax(self) -> str: ...
 
     def with_container(self, container: bytes) -> bytes: ...
 

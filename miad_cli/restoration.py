@@ -7,7 +7,6 @@ here renders, loads a model or imports torch.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from typing import Any
 
 from miad_cli.errors import ContainerDamaged, RestorationMismatch
@@ -76,8 +75,10 @@ def _from_pixels(payload: Payload, protected: bytes) -> bytes:
     return _part(payload, "head") + pixel_data + _part(payload, "tail")
 
 
-def _checked_layout(facts: Mapping[str, Any]) -> dict[str, Any]:
-    fields = dict(facts)
+def _checked_layout(facts: object) -> dict[str, Any]:
+    if not isinstance(facts, dict):
+        raise ValueError("no layout of pixel words")
+    fields: dict[str, Any] = dict(facts)
     if fields["bits_allocated"] not in (8, 16, 32) or not all(
         isinstance(value, int) and value >= 0 for value in fields.values()
     ):

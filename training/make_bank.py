@@ -38,7 +38,7 @@ PLANS = (
         "0.0007",
         "ImageNet weights of MobileNet V2 (batch norms folded), Apache-2.0",
     ),
-    Plan("densenet", "18", "0.002"),
+    Plan("densenet", "14", "0.002"),
 )
 
 

@@ -71,7 +71,7 @@ def derive_instance(
     _write_pixels(dataset, picture, values)
     _mark_as_derived(dataset, method)
     dataset.SOPInstanceUID = identity.sop_instance_uid
-    dataset.file_meta.MediaStorageSOPInstanceUID = identity.sop_instance_uid
+    dataset.file_meta.MediaStorageSOPInstanceUID = UID(identity.sop_instance_uid)
     dataset.SeriesInstanceUID = identity.series_instance_uid
     _mark_series(dataset)
     _drop_what_shows_the_original(dataset)

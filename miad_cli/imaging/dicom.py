@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from pydicom import Dataset, dcmread
 from pydicom.errors import InvalidDicomError
-from pydicom.pixels import pixel_array
+from pydicom.multival import MultiValue
 from pydicom.pixels.processing import apply_color_lut
+from pydicom.pixels.utils import pixel_array
 from pydicom.uid import (
     UID,
     DeflatedExplicitVRLittleEndian,
@@ -264,8 +265,10 @@ def _padding(dataset: Dataset, layout: WordLayout) -> tuple[int, int] | None:
 
 
 def _first(value: Any) -> float | None:
+    """The first of one or several numbers, or None where there is none."""
+    several = isinstance(value, list | tuple | MultiValue)
     try:
-        return float(value if np.isscalar(value) or isinstance(value, str) else value[0])
+        return float(value[0] if several else value)
     except (TypeError, ValueError, IndexError):
         return None
 

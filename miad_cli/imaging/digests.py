@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from pydicom import Dataset
+from pydicom.multival import MultiValue
 
 from miad_cli.imaging.words import Values, WordLayout, Words
 
@@ -93,11 +94,7 @@ def _canonical(value: Any) -> list[str]:
     """An attribute's values as text; numbers to 12 digits, however they were spelt."""
     if value is None or value == "":
         return []
-    items = (
-        value
-        if isinstance(value, list | tuple) or type(value).__name__ == "MultiValue"
-        else [value]
-    )
+    items = value if isinstance(value, list | tuple | MultiValue) else [value]
     return [_canonical_item(item) for item in items]
 
 

@@ -179,10 +179,10 @@ def _is_grey_palette(image: Image.Image) -> bool:
 
 def _has_16_bit_samples(content: bytes, opened: Image.Image) -> bool:
     if opened.format == "PNG":
-        return content[24] == 16
+        return bool(content[24] == 16)
     if opened.format == "TIFF":
         bits = opened.tag_v2.get(258, (8,))  # type: ignore[attr-defined]
-        return max(bits) > 8
+        return bool(max(bits) > 8)
     return False
 
 

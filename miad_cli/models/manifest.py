@@ -15,8 +15,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from miad_cli.errors import ModelUnusable
 
-SCHEMA = 1
-
 
 class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -89,7 +87,7 @@ class MadeSpec(_Table):
 class Manifest(_Table):
     """The manifest of one model, valid once constructed."""
 
-    schema_: Annotated[Literal[1], Field(alias="schema")] = SCHEMA
+    schema_: Annotated[Literal[1], Field(alias="schema")] = 1
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
     family: str
     role: Literal["classifier", "removal", "segmentation"]

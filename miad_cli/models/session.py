@@ -38,7 +38,7 @@ def choose_device(wanted: str) -> Device:
     if name == "cuda" and not offered:
         raise DeviceUnavailable(
             "a GPU was asked for, but ONNX Runtime offers none on this machine",
-            hint='Install with  pip install "miad[gpu]"  on a machine with CUDA, or use --device cpu.',
+            hint='Use --device cpu, or install  pip install "miad[gpu]"  on a machine with CUDA.',
         )
     if name == "cpu" or not offered:
         return Device()
@@ -59,6 +59,8 @@ class Session:
         options = runtime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
+        # Threads that spin while they wait starve numpy's and torch's between two queries.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         providers: list[Any] = ["CPUExecutionProvider"]
         if device.provider != "CPUExecutionProvider":
             providers.insert(0, (device.provider, {"device_id": device.index}))
@@ -71,8 +73,8 @@ class Session:
         self.provider: str = self._session.get_providers()[0]
         if self.provider != device.provider:
             raise DeviceUnavailable(
-                f"{manifest.name}: {device.provider} was asked for, ONNX Runtime used {self.provider}",
-                hint="Check the CUDA libraries (miad doctor), or use --device cpu.",
+                f"{manifest.name}: ONNX Runtime used {self.provider} instead of {device.provider}",
+                hint="Check that the CUDA libraries are installed, or use --device cpu.",
             )
         self._outputs = tuple(output.name for output in self._session.get_outputs())
         wanted = [output.tensor for output in manifest.outputs]

@@ -11,13 +11,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from miad_cli.models.manifest import InputSpec
 
-Float = NDArray[np.float32]
+Float = NDArray[np.floating[Any]]
+"""float32, as numpy's own type stubs see the result of a product."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,12 +36,20 @@ class ModelView:
         result: Float = (self.rows @ planes) @ self.columns.T
         return result
 
-    def of_patch(self, patch: Float, y: int, x: int) -> Float:
-        """View of `patch` (h, w, 3) alone, lying at row `y`, column `x` on a black picture."""
-        height, width = patch.shape[:2]
-        planes = np.ascontiguousarray(patch.transpose(2, 0, 1))
-        result: Float = (self.rows[:, y : y + height] @ planes) @ self.columns[:, x : x + width].T
-        return result
+    def add_patch(self, view: Float, change: Float, y: int, x: int) -> Float:
+        """`view` (3, model rows, model columns) after the pixels at row `y`, column `x` changed by
+        `change` (h, w, 3).
+
+        Only the block of the view that those pixels reach is computed: small products stay on
+        one thread, where they are fastest beside a busy ONNX Runtime.
+        """
+        height, width = change.shape[:2]
+        rows, columns = self.rows[:, y : y + height], self.columns[:, x : x + width]
+        down, across = _reached(rows), _reached(columns)
+        planes = np.ascontiguousarray(change.transpose(2, 0, 1))
+        moved = view.copy()
+        moved[:, down, across] += (rows[down] @ planes) @ columns[across].T
+        return moved
 
     def back(self, heat: Float) -> Float:
         """Bring a map at model size (model rows, model columns) onto the picture's pixels.
@@ -64,6 +74,12 @@ def view_for(spec: InputSpec, rows: int, columns: int) -> ModelView:
     )
 
 
+def _reached(weights: Float) -> slice:
+    """The run of model rows (or columns) that take anything from the given pixels."""
+    touched = np.flatnonzero(weights.any(axis=1))
+    return slice(int(touched[0]), int(touched[-1]) + 1) if touched.size else slice(0, 0)
+
+
 def _padded(matrix: Float, length: int) -> Float:
     """The columns of a square's resampling that belong to the picture centred in it."""
     start = (matrix.shape[1] - length) // 2
@@ -78,4 +94,5 @@ def _resampling(source: int, target: int) -> Float:
     centres = (np.arange(target) + 0.5) * scale
     positions = np.arange(source) + 0.5
     weights = np.maximum(0.0, 1.0 - np.abs(positions[None, :] - centres[:, None]) / support)
-    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    normalised: Float = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    return normalised

@@ -82,7 +82,7 @@ class Ensemble:
         change = after - before
         return self._ask(
             [
-                view + self._view(one).of_patch(change, mark.y, mark.x)
+                self._view(one).add_patch(view, change, mark.y, mark.x)
                 for view, one in zip(self._views, self.bank.surrogates, strict=True)
             ]
         )

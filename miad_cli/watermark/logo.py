@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,10 @@ class Sit:
     hue: int = 0
     saturation: int = 100
     value: int = 100
+
+
+UNCHANGED = Sit()
+"""No transformation."""
 
 
 def draw_sit(generator: np.random.Generator) -> Sit:
@@ -87,7 +91,7 @@ def render(logo: Bytes, height: int, width: int, sit: Sit) -> Bytes:
     if sit.degrees:
         turned = picture.convert("RGBa").rotate(sit.degrees, Image.Resampling.BILINEAR, expand=True)
         picture = turned.convert("RGBA")
-    if (sit.hue, sit.saturation, sit.value) == (0, 100, 100):
+    if replace(sit, degrees=0) == UNCHANGED:
         return np.asarray(picture)
     return _recoloured(picture, sit)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -19,7 +19,7 @@ class Settings:
     """How to mark: the profile's numbers, under the paper's names where it has one."""
 
     method: Method = "he-sit"
-    budget: Budget = Budget()
+    budget: Budget = field(default_factory=Budget)
     divisors: tuple[int, ...] = (2, 3, 4, 5, 6, 7, 8)
     threshold: float = 190
     top_share: float = 1.0

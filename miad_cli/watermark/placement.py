@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from miad_cli.watermark.blend import Mark
 from miad_cli.watermark.lesions import Box
-from miad_cli.watermark.logo import Bytes, Sit, render, scaled_size
+from miad_cli.watermark.logo import UNCHANGED, Bytes, Sit, render, scaled_size
 
 PAPER_SIDE = 224
 """The paper's pictures are 224 x 224 pixels; its densities and steps are counted in those."""
@@ -25,7 +25,7 @@ class Candidate:
     x: int
     y: int
     alpha: int
-    sit: Sit = Sit()
+    sit: Sit = UNCHANGED
 
 
 class Placement:
@@ -71,7 +71,7 @@ class Placement:
         inside = inside and box.x + width <= self.columns and box.y + height <= self.rows
         return inside and not any(box.meets(other) for other in self.boxes)
 
-    def feasible_corners(self, sit: Sit = Sit()) -> NDArray[np.int64]:
+    def feasible_corners(self, sit: Sit = UNCHANGED) -> NDArray[np.int64]:
         """Every corner (n, 2) as (x, y) at which the logo, after `sit`, is feasible."""
         height, width = self._rendered(sit).shape[:2]
         if height > self.rows or width > self.columns:

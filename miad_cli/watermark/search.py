@@ -16,7 +16,7 @@ import numpy as np
 from miad_cli.errors import NoRoomForLogo
 from miad_cli.watermark.blend import ALPHA_UNIT
 from miad_cli.watermark.lesions import Box
-from miad_cli.watermark.logo import Bytes, Sit, draw_sit
+from miad_cli.watermark.logo import UNCHANGED, Bytes, draw_sit
 from miad_cli.watermark.placement import (
     Candidate,
     Placement,
@@ -154,7 +154,7 @@ def _seeds(
             x,
             y,
             int(generator.integers(1, ALPHA_UNIT + 1)),
-            draw_sit(generator) if with_sit else Sit(),
+            draw_sit(generator) if with_sit else UNCHANGED,
         )
         for x, y in grid_corners(placement, budget.density)
     ]
