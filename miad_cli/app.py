@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from typing import Annotated
 
 import typer
@@ -47,6 +48,8 @@ def common(
 
 def main() -> None:
     """Run the program; the exit code is the truth (docs/exit-codes.md)."""
+    if not (sys.warnoptions or os.environ.get("MIAD_DEBUG")):
+        warnings.simplefilter("ignore")  # those of libraries quote what stands in the files
     sys.exit(run(sys.argv[1:]))
 
 

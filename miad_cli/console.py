@@ -40,10 +40,14 @@ def err() -> Console:
 
 
 def clean(text: object) -> str:
-    """Text from a file or its name, safe to show: no control characters, no markup."""
-    plain = str(text).encode("utf-8", "replace").decode("utf-8")
-    shown = "".join(c if unicodedata.category(c)[0] != "C" or c == "\n" else "�" for c in plain)
+    """Text from a file or its name, safe to show: one line, no control characters, no markup."""
+    shown = "".join(c if unicodedata.category(c)[0] != "C" else "�" for c in _unicode(str(text)))
     return escape(shown)
+
+
+def _unicode(text: str) -> str:
+    """`text` without the lone surrogates that stand for bytes of a name that is not Unicode."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def say(manners: Manners, text: str, style: str = "") -> None:
@@ -59,19 +63,21 @@ def warn(text: str) -> None:
 
 def report_error(error: MiadError) -> None:
     """What happened and what to do, on stderr."""
-    err().print(f"[red]error:[/] {clean(error.message)}", soft_wrap=True)
+    message = "\n".join(clean(line) for line in error.message.split("\n"))
+    err().print(f"[red]error:[/] {message}", soft_wrap=True)
     if error.hint:
         err().print(f"  {clean(error.hint)}", soft_wrap=True)
 
 
 def print_json(content: Any) -> None:
     """One JSON object on stdout."""
-    sys.stdout.write(json.dumps(content, indent=2, default=_plain, ensure_ascii=False) + "\n")
+    text = json.dumps(content, indent=2, default=_plain, ensure_ascii=False)
+    sys.stdout.write(_unicode(text) + "\n")
 
 
 def log_line(content: dict[str, Any]) -> None:
     """One NDJSON line on stderr."""
-    sys.stderr.write(json.dumps(content, default=_plain, ensure_ascii=False) + "\n")
+    sys.stderr.write(_unicode(json.dumps(content, default=_plain, ensure_ascii=False)) + "\n")
 
 
 def _plain(value: object) -> Any:

@@ -38,7 +38,7 @@ class Row:
 
 def lay_out_study(folder: Path) -> Path:
     """Copy the demonstration's DICOM files to `folder/study`, and draw `folder/hospital.png`."""
-    from pydicom.data import DATA_ROOT
+    from pydicom.data.data_manager import DATA_ROOT
 
     bundled = Path(DATA_ROOT) / "test_files"
     study = folder / "study"

@@ -77,12 +77,12 @@ def default_output(inputs: Sequence[Path], suffix: str) -> Path:
     """
     if len(inputs) != 1:
         raise UsageError("several inputs need an output folder", hint="Name it with -o.")
-    whole = inputs[0].resolve()
+    given = inputs[0]
+    # What was given stays as it was given: an absolute path says more than anyone asked for.
+    whole = given if given.name not in ("", "..") else given.resolve()
     name = whole.stem if whole.is_file() else whole.name
-    return (
-        whole.parent
-        / f"{name.removesuffix('-protected') if suffix == 'unlocked' else name}-{suffix}"
-    )
+    plain = name.removesuffix("-protected") if suffix == "unlocked" else name
+    return whole.parent / f"{plain}-{suffix}"
 
 
 def check_output(inputs: Sequence[Path], output: Path, *, may_exist: bool) -> None:
@@ -186,7 +186,8 @@ def write_report(path: Path, facts: object) -> None:
     Raises:
         UsageError: the place cannot be written to.
     """
-    content = json.dumps(facts, indent=2, ensure_ascii=False, default=str).encode()
+    text = json.dumps(facts, indent=2, ensure_ascii=False, default=str)
+    content = text.encode("utf-8", "replace")
     try:
         write_files(path.parent, {path.name: content}, lambda parts: None)
     except OSError as error:

@@ -108,9 +108,9 @@ def _row(report: Report, name: str) -> Row:
 
 
 def _render(report: Report, identical: dict[str, bool], folder: Path, seconds: float) -> None:
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table("file", "boxes are", "logo at", "alpha", "effect", "restored")
+    table = Table(Column("file", no_wrap=True), "boxes are", "effect", "restored")
     for outcome in report.outcomes:
         made = outcome.protection
         if made is None:
@@ -124,8 +124,6 @@ def _render(report: Report, identical: dict[str, bool], folder: Path, seconds: f
         table.add_row(
             str(outcome.name),
             "model attention" if known else "no model for this task",
-            f"{made.logo[0]}, {made.logo[1]}",
-            f"{made.alpha / 255:.2f}",
             effect,
             "[green]identical[/]" if identical[outcome.name.name] else "[red]different[/]",
         )

@@ -6,7 +6,6 @@ becomes is listed in docs/format.md.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -234,7 +233,13 @@ def _keep_syntax(dataset: Dataset, picture: DicomPicture) -> None:
     syntax = UID(picture.dataset.file_meta.TransferSyntaxUID)
     if picture.is_native or syntax not in _KEEPS_SYNTAX:
         return
-    with contextlib.suppress(ValueError, RuntimeError, NotImplementedError):
+    native = str(dataset.PhotometricInterpretation)
+    if syntax == JPEG2000Lossless and native == "RGB":
+        # RGB goes in, and this is what it becomes there (PS3.5 8.2.4).
+        dataset.PhotometricInterpretation = "YBR_RCT"
+    try:
+        dataset.compress(syntax, generate_instance_uid=False)
+    except (ValueError, RuntimeError, NotImplementedError):
         # Encoders refuse some layouts (16-bit RGB in RLE, say) before they change anything;
         # such a picture stays native.
-        dataset.compress(syntax, generate_instance_uid=False)
+        dataset.PhotometricInterpretation = native

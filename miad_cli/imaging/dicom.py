@@ -207,6 +207,8 @@ def _decoded(dataset: Dataset, photometric: str) -> tuple[WordLayout, Words]:
     values = pixel_array(dataset)
     if photometric == "PALETTE COLOR":
         values = apply_color_lut(values, dataset)[..., :3]
+        if values.dtype.itemsize == 2:
+            values = (values >> 8).astype(np.uint8)  # colour pictures of most IODs have 8 bits
     samples = 1 if photometric.startswith("MONOCHROME") else 3
     frames = int(dataset.get("NumberOfFrames") or 1)
     shaped = values.reshape(frames, int(dataset.Rows), int(dataset.Columns), samples)

@@ -37,7 +37,11 @@ class Surrogate:
 
 @dataclass(frozen=True)
 class Bank:
-    """The models a run uses. `task` is None where none of them was trained for the study."""
+    """The models a run uses.
+
+    `task` is None where none of them was trained for the study; `attention`, the model that
+    Grad-CAM looks through, need not be one of the surrogates.
+    """
 
     surrogates: tuple[Surrogate, ...]
     task: str | None
@@ -81,8 +85,9 @@ def load_bank(
     used = able or [one for one in chosen if one.manifest.features]
     if not used:
         raise ModelUnusable("no classifier is installed that could be attacked")
-    looking = [one for one in used if one.manifest.cam]
+    answering = [one for one in classifiers if not able or one.manifest.output_for(task or "")]
+    looking = [one for one in (*used, *answering) if one.manifest.cam]
     preferred = [one for one in looking if one.manifest.name == attention]
     if not looking:
-        raise ModelUnusable("none of the chosen models names a tensor for Grad-CAM")
+        raise ModelUnusable("no classifier for this task names a tensor for Grad-CAM")
     return Bank(tuple(used), task if able else None, (preferred or looking)[0])

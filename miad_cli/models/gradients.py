@@ -36,6 +36,7 @@ class Differentiable:
         proto = onnx.load_from_string(content)
         if manifest.cam is not None:
             _expose(proto, manifest.cam.tensor)
+            self.cam_shift = _looks_beside(proto, manifest.cam.tensor)
         self._names = [output.name for output in proto.graph.output]
         try:
             self._module = onnx2fx.convert(proto).eval()
@@ -98,6 +99,54 @@ class Differentiable:
         if output is None:
             raise ModelUnusable(f"{self.manifest.name} does not know the task {task}")
         return answers[output.tensor].reshape(-1)[label]
+
+
+def _looks_beside(proto: Any, tensor: str) -> tuple[float, float]:
+    """How far from its nominal place a cell of `tensor` looks, in input pixels (vertical,
+    horizontal).
+
+    A cell of a map with stride s is nominally centred in its s x s pixels. A convolution with
+    symmetric padding looks up to (s - 1) / 2 pixels further up and left: enough to put a box
+    beside its lesion. Centre and stride are followed from the tensor back to the input, along
+    first operands, through every node that has a kernel.
+    """
+    makers = {name: node for node in proto.graph.node for name in node.output}
+    kernels = []
+    while tensor in makers:
+        node = makers[tensor]
+        if node.op_type in ("Conv", "MaxPool", "AveragePool"):
+            kernels.append(_kernel(proto, node))
+        if not node.input:
+            break
+        tensor = node.input[0]
+    shifts = []
+    for axis in (0, 1):
+        centre, stride = 0.0, 1
+        for size, step, padding in reversed([kernel[axis] for kernel in kernels]):
+            centre += ((size - 1) / 2 - padding) * stride
+            stride *= step
+        shifts.append(centre - (stride - 1) / 2)
+    return shifts[0], shifts[1]
+
+
+def _kernel(proto: Any, node: Any) -> list[tuple[int, int, int]]:
+    """(size, stride, padding in front) of a node, for rows and columns."""
+    import onnx
+
+    given = {one.name: onnx.helper.get_attribute_value(one) for one in node.attribute}
+    size = given.get("kernel_shape") or _weight_size(proto, node)
+    strides = given.get("strides", [1, 1])
+    dilations = given.get("dilations", [1, 1])
+    spans = [(n - 1) * d + 1 for n, d in zip(size, dilations, strict=True)]
+    pads = given.get("pads", [0, 0, 0, 0])[:2]
+    if given.get("auto_pad", b"NOTSET") in (b"SAME_UPPER", b"SAME_LOWER"):
+        pads = [max(span - step, 0) // 2 for span, step in zip(spans, strides, strict=True)]
+    return list(zip(spans, strides, pads, strict=True))
+
+
+def _weight_size(proto: Any, node: Any) -> list[int]:
+    weights = {one.name: list(one.dims[2:]) for one in proto.graph.initializer}
+    return weights.get(node.input[1], [1, 1])
 
 
 def _expose(proto: Any, tensor: str) -> None:

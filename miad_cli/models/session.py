@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from miad_cli.errors import DeviceUnavailable, ModelUnusable
+from miad_cli.errors import DeviceUnavailable, ModelUnusable, UsageError
 from miad_cli.models.manifest import InputSpec, Manifest
 
 Float = NDArray[np.float32]
@@ -29,9 +30,12 @@ def choose_device(wanted: str) -> Device:
     `auto` takes a GPU where ONNX Runtime has one; `cuda` fails where it has none.
 
     Raises:
+        UsageError: it is none of these.
         DeviceUnavailable: a GPU was asked for and ONNX Runtime offers none.
         ModelUnusable: ONNX Runtime is not installed.
     """
+    if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,3})?", wanted):
+        raise UsageError(f"{wanted!r} is no device", hint="There are auto, cpu, cuda and cuda:N.")
     runtime = _onnxruntime()
     offered = "CUDAExecutionProvider" in runtime.get_available_providers()
     name, _, index = wanted.partition(":")

@@ -100,11 +100,12 @@ class Ensemble:
     def attention(self, threshold: float, top_share: float) -> Attention:
         """Grad-CAM boxes of the bank's attention model (Alg. 2), on the picture's pixels."""
         looking = self.bank.attention
-        index = self.bank.surrogates.index(looking)
         spec = looking.manifest.input
         label = self.clean.label if self.bank.task else 0
-        weighted = looking.differentiable.cam(self._views[index], self.bank.task, label)
-        heat = enlarge(heat_map(weighted, top_share), spec.rows, spec.columns)
+        view = self._view(looking).of(self._image.windowed(self._frame))
+        weighted = looking.differentiable.cam(view, self.bank.task, label)
+        shift = looking.differentiable.cam_shift
+        heat = enlarge(heat_map(weighted, top_share), spec.rows, spec.columns, shift)
         on_picture = self._view(looking).back(heat)
         return Attention(on_picture, boxes_above(on_picture, threshold))
 

@@ -50,11 +50,15 @@ def heat_map(weighted: Float, top_share: float) -> Float:
     return result
 
 
-def enlarge(heat: Float, rows: int, columns: int) -> Float:
-    """Bilinear enlargement of a map (h, w) to (rows, columns), centres aligned."""
+def enlarge(heat: Float, rows: int, columns: int, shift: tuple[float, float] = (0.0, 0.0)) -> Float:
+    """Bilinear enlargement of a map (h, w) to (rows, columns).
+
+    Cell i is taken to lie at (i + 0.5) stride - 0.5 + `shift` pixels (vertical, horizontal).
+    """
     for axis, length in ((0, rows), (1, columns)):
         source = heat.shape[axis]
-        position = np.clip((np.arange(length) + 0.5) * source / length - 0.5, 0, source - 1)
+        centred = (np.arange(length) + 0.5 - shift[axis]) * source / length - 0.5
+        position = np.clip(centred, 0, source - 1)
         below = np.floor(position).astype(int)
         above = np.minimum(below + 1, source - 1)
         share = (position - below).astype(np.float32)

@@ -1,0 +1,176 @@
+"""The bank's opinion of a picture with a logo is its opinion of the pixels to be written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from helpers import noisy_logo, opaque_logo, write_convolutional_model, write_flat_model
+from miad_cli.errors import ModelUnusable, UsageError
+from miad_cli.imaging.image import MedicalImage, Window
+from miad_cli.models import bank as bank_room
+from miad_cli.models.bank import Bank, load_bank
+from miad_cli.models.session import Device
+from miad_cli.watermark.blend import Mark, blend
+from miad_cli.watermark.ensemble import Ensemble, Opinion, feature_distance
+from miad_cli.watermark.marking import Settings, mark_picture
+from miad_cli.watermark.search import Budget
+
+CPU = Device()
+
+
+@pytest.fixture
+def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two models of the task toy, of which only `looking` has a tensor for Grad-CAM."""
+    write_flat_model(tmp_path / "flat", layout="NCHW", channels=3, kind="logits")
+    write_convolutional_model(tmp_path / "looking")
+    monkeypatch.setattr(bank_room, "models_directory", lambda: tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def bank(models: Path) -> Bank:
+    return load_bank("toy", (), None, CPU)
+
+
+def image_of(seed: int = 0, frames: int = 1) -> MedicalImage:
+    stored = np.random.default_rng(seed).integers(0, 4096, (frames, 40, 50, 1), np.int32)
+    return MedicalImage(stored, (0, 4095), Window(200, 3000))
+
+
+@pytest.mark.parametrize("inverted", [False, True])
+def test_opinion_of_a_candidate_is_that_of_the_blended_picture(bank: Bank, inverted: bool) -> None:
+    plain = image_of()
+    image = MedicalImage(plain.stored, plain.bounds, plain.window, inverted, padding=(0, 500))
+    ensemble = Ensemble(bank, image)
+    mark = Mark(13, 7, 180, noisy_logo(20, 18))
+    written = blend(image.stored, mark, ensemble.tone)
+    quick, whole = ensemble.opinion_with(mark), ensemble.opinion_of(written[0])
+    np.testing.assert_allclose(quick.probabilities, whole.probabilities, atol=1e-5)
+    np.testing.assert_allclose(quick.features, whole.features, atol=1e-5)
+    assert np.abs(np.array(whole.probabilities) - ensemble.clean.probabilities).max() > 1e-3
+
+
+def test_several_frames_are_judged_by_the_middle_one(bank: Bank) -> None:
+    many = image_of(frames=3)
+    alone = MedicalImage(many.stored[1:2], many.bounds, many.window)
+    np.testing.assert_array_equal(
+        Ensemble(bank, many).clean.probabilities, Ensemble(bank, alone).clean.probabilities
+    )
+
+
+def test_ensemble_is_the_mean_of_its_models() -> None:
+    opinion = Opinion((np.array([0.9, 0.1]), np.array([0.2, 0.8])), ())
+    np.testing.assert_allclose(opinion.ensemble, [0.55, 0.45])
+    assert opinion.label == 0
+
+
+def test_score_is_the_confidence_in_the_label(bank: Bank) -> None:
+    ensemble = Ensemble(bank, image_of())
+    mark = Mark(0, 0, 255, opaque_logo(40, 50, (255, 255, 255)))
+    opinion = ensemble.opinion_with(mark)
+    for label in (0, 1):
+        score = ensemble.score(mark, label)
+        assert score.fitness == pytest.approx(float(opinion.ensemble[label]))
+        assert score.fooled == (opinion.label != label)
+    assert ensemble.score(mark).fitness == ensemble.score(mark, ensemble.clean.label).fitness
+
+
+def test_feature_distance_is_relative_and_averaged() -> None:
+    one = Opinion((), (np.array([3.0, 4.0]), np.array([0.0, 2.0])))
+    other = Opinion((), (np.array([3.0, 9.0]), np.array([0.0, 2.0])))
+    assert feature_distance(one, other) == pytest.approx(0.5)
+
+
+def test_attention_lies_where_the_label_comes_from(models: Path) -> None:
+    """Logit 1 gains most from green (kernel 1, weight 3): the green corner is the lesion."""
+    stored = np.zeros((1, 32, 32, 3), np.int32)
+    stored[0, 20:28, 4:12, 1] = 255
+    bank = load_bank("toy", (), None, CPU)
+    ensemble = Ensemble(bank, MedicalImage(stored, (0, 255), Window(0, 255)))
+    assert ensemble.clean.label == 1
+    attention = ensemble.attention(threshold=128, top_share=1.0)
+    assert attention.heat.shape == (32, 32)
+    (box,) = attention.boxes
+    assert abs(box.x - 4) <= 3
+    assert abs(box.y - 20) <= 3
+    assert abs(box.width - 8) <= 5
+    assert abs(box.height - 8) <= 5
+
+
+def test_study_of_no_known_task_is_judged_by_features(models: Path) -> None:
+    bank = load_bank("unheard-of", (), None, CPU)
+    assert bank.task is None
+    assert [one.manifest.name for one in bank.surrogates] == ["looking"]
+    ensemble = Ensemble(bank, image_of())
+    mark = Mark(0, 0, 255, opaque_logo(40, 50))
+    score = ensemble.score(mark)
+    distance = feature_distance(ensemble.clean, ensemble.opinion_with(mark))
+    assert score.fitness == pytest.approx(-distance)
+    assert score.fitness < 0
+    assert not score.fooled
+
+
+def test_names_restrict_the_bank(models: Path) -> None:
+    assert len(load_bank("toy", (), None, CPU).surrogates) == 2
+    assert [one.manifest.name for one in load_bank("toy", ["looking"], None, CPU).surrogates] == [
+        "looking"
+    ]
+
+
+def test_unknown_name_is_refused(models: Path) -> None:
+    with pytest.raises(UsageError, match="no model is called deep"):
+        load_bank("toy", ["deep"], None, CPU)
+
+
+def test_named_model_looks_where_it_can(models: Path) -> None:
+    write_convolutional_model(models / "looking-too")
+    for wanted, used in (("looking-too", "looking-too"), ("flat", "looking"), (None, "looking")):
+        assert load_bank("toy", (), wanted, CPU).attention.manifest.name == used
+
+
+def test_another_model_looks_where_the_chosen_ones_cannot(models: Path) -> None:
+    bank = load_bank("toy", ["flat"], None, CPU)
+    assert [one.manifest.name for one in bank.surrogates] == ["flat"]
+    assert bank.attention.manifest.name == "looking"
+    heat = Ensemble(bank, image_of()).attention(threshold=1, top_share=1.0).heat
+    assert heat.shape == (40, 50)
+
+
+def test_bank_without_any_model_that_looks_is_refused(models: Path) -> None:
+    (models / "looking" / "manifest.toml").unlink()
+    with pytest.raises(ModelUnusable, match="Grad-CAM"):
+        load_bank("toy", (), None, CPU)
+
+
+def test_empty_bank_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bank_room, "models_directory", lambda: tmp_path)
+    with pytest.raises(ModelUnusable, match="no classifier"):
+        load_bank("toy", (), None, CPU)
+
+
+def test_bank_digest_names_its_models(models: Path) -> None:
+    both, one = load_bank("toy", (), None, CPU), load_bank("toy", ["looking"], None, CPU)
+    assert both.digest == load_bank("toy", (), None, CPU).digest
+    assert both.digest != one.digest
+
+
+def test_marking_holds_the_pixels_and_the_opinion_of_them(bank: Bank) -> None:
+    image = image_of(frames=2)
+    settings = Settings(budget=Budget(parents=4, generations=1), threshold=250)
+    marking = mark_picture(
+        image, bank, opaque_logo(30, 30), settings, np.random.default_rng(0), label=0
+    )
+    np.testing.assert_array_equal(marking.stored, blend(image.stored, marking.mark, marking.tone))
+    whole = Ensemble(bank, image).opinion_of(marking.stored[1])
+    np.testing.assert_allclose(marking.marked.probabilities, whole.probabilities, atol=1e-6)
+    assert marking.fooled == (whole.label != 0)
+    assert marking.models_fooled == sum(int(one.argmax()) != 0 for one in whole.probabilities)
+    height, width = marking.mark.logo.shape[:2]
+    covered = np.zeros((40, 50), bool)
+    for box in marking.attention.boxes:
+        covered[box.y : box.y + box.height, box.x : box.x + box.width] = True
+    top, left = marking.mark.y, marking.mark.x
+    assert not covered[top : top + height, left : left + width].any()
