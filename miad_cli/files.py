@@ -118,12 +118,16 @@ def plan_outputs(files: Iterable[InputFile]) -> dict[PurePosixPath, PurePosixPat
     """
     plain = {one.relative: _as_png(one.relative) for one in files}
     uses = Counter(plain.values())
-    return {
-        source: source.with_name(source.name + ".png")
-        if uses[target] > 1 and target != source
-        else target
-        for source, target in plain.items()
-    }
+    planned = {s: t for s, t in plain.items() if s == t or uses[t] == 1}
+    taken = set(planned.values())
+    for source in plain:
+        if source not in planned:
+            target = source.with_name(source.name + ".png")
+            while target in taken:
+                target = target.with_name(target.name + ".png")
+            planned[source] = target
+            taken.add(target)
+    return planned
 
 
 def _as_png(relative: PurePosixPath) -> PurePosixPath:

@@ -24,6 +24,7 @@ from miad_cli.errors import (
 )
 from miad_cli.files import InputFile, check_output, collect_inputs, read_file, write_files
 from miad_cli.imaging.picture import container_in, read_picture
+from miad_cli.imaging.raster import container_in_png, raster_format
 from miad_cli.restoration import restore
 from miad_cli.seal.carriers import SIDECAR_SUFFIX, parse_copies, read_sidecar
 from miad_cli.seal.container import Container, check_signature, open_payload
@@ -169,7 +170,10 @@ def _embedded(content: bytes, path: Path) -> tuple[bytes | None, bool]:
     """The container inside a file, and whether the file is an image at all.
 
     A picture that cannot be read any more does not matter yet: its sidecar may hold the original.
+    The pixels of a PNG are never needed, so they are not decoded.
     """
+    if raster_format(content[:16]):
+        return container_in_png(content), True
     try:
         picture = read_picture(content, path)
     except PictureFailed:

@@ -202,7 +202,8 @@ def _equipment(now: datetime) -> Dataset:
 
 def _mark_series(dataset: Dataset) -> None:
     if dataset.get("SeriesNumber") is not None:
-        dataset.SeriesNumber = int(dataset.SeriesNumber) + SERIES_NUMBER_OFFSET
+        number = int(dataset.SeriesNumber) + SERIES_NUMBER_OFFSET
+        dataset.SeriesNumber = min(number, 2**31 - 1)  # all that an IS holds (PS3.5 6.2)
     described = str(dataset.get("SeriesDescription") or "")
     dataset.SeriesDescription = (DESCRIPTION_PREFIX + described)[:64].strip()
 

@@ -267,14 +267,15 @@ def _padding(dataset: Dataset, layout: WordLayout) -> tuple[int, int] | None:
 
 
 def _first(value: Any) -> float | None:
-    """The first of one or several numbers, or None where there is none."""
+    """The first of one or several numbers, or None where there is no finite one."""
     several = isinstance(value, list | tuple | MultiValue)
     try:
-        return float(value[0] if several else value)
+        number = float(value[0] if several else value)
     except (TypeError, ValueError, IndexError):
         return None
+    return number if np.isfinite(number) else None
 
 
 def _number(value: Any, default: float) -> float:
     number = _first(value)
-    return default if number is None or not np.isfinite(number) else number
+    return default if number is None else number

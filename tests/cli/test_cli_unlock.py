@@ -202,28 +202,49 @@ sys.exit(run(sys.argv[1:]))
 """
 
 
-@pytest.mark.parametrize("command", ["unlock", "verify"])
-def test_the_way_back_needs_no_model_library(
-    miad, sealed, make, logo, environment, work, digests, command
-):
-    make.raster(work / "wide" / "colour.png", make.colour(16))
-    make.raster(work / "wide" / "grey.png", make.grey(16))
-    sealing = ("--key-out", sealed.key, "--search", "random")
-    assert miad("protect", "wide", "--logo", logo, *sealing).code == 0
-    places = {"protected": sealed.study, "wide-protected": work / "wide"}
+@pytest.fixture
+def bare(environment):
+    """Run `miad` where torch, ONNX Runtime and SimpleITK are not installed."""
 
-    for protected, source in places.items():
-        options = ["-o", f"{protected}-out"] if command == "unlock" else []
-        done = subprocess.run(
-            [sys.executable, "-c", WITHOUT, command, protected, "--key", sealed.key, *options],
+    def call(*arguments):
+        return subprocess.run(
+            [sys.executable, "-c", WITHOUT, *map(str, arguments)],
             capture_output=True,
             text=True,
             env=environment,
             check=False,
         )
 
-        if command == "unlock":
-            assert done.returncode == 0, done.stderr
-            assert digests(work / f"{protected}-out") == digests(source)
-        elif protected == "protected":
-            assert done.returncode == 0, done.stderr
+    return call
+
+
+def test_unlock_needs_no_model_library(bare, sealed, work, digests):
+    done = bare("unlock", "protected", "--key", sealed.key, "-o", "out")
+
+    assert done.returncode == 0, done.stderr
+    assert digests(work / "out") == digests(sealed.study)
+
+
+@pytest.mark.parametrize("kind", ["grey", "colour"])
+def test_unlock_of_16_bit_png_needs_no_model_library(bare, miad, make, logo, work, digests, kind):
+    make.raster(work / "wide" / "picture.png", getattr(make, kind)(16))
+    said = miad("protect", "wide", "--logo", logo, "--key-out", "key.txt", "--search", "random")
+    assert said.code == 0
+
+    done = bare("unlock", "wide-protected", "--key", "key.txt")
+
+    assert done.returncode == 0, done.stderr
+    assert digests(work / "wide-unlocked") == digests(work / "wide")
+
+
+def test_verify_needs_no_model_library(bare, sealed):
+    done = bare("verify", "protected", "--key", sealed.key)
+
+    assert done.returncode == 0, done.stderr
+
+
+def test_protect_says_which_library_is_missing(bare, sealed, logo):
+    done = bare("protect", "originals", "--logo", logo)
+
+    assert done.returncode == 11
+    assert "ONNX Runtime is not installed" in done.stderr
