@@ -50,14 +50,16 @@ def lay_out_study(folder: Path) -> Path:
 
 
 def draw_logo(path: Path) -> None:
-    """A hospital's logo: a shield with a cross and a name, on a transparent ground."""
-    picture = Image.new("RGBA", (480, 480), (0, 0, 0, 0))
+    """A hospital's logo of 882 x 490 pixels: an emblem and a name on a white plate."""
+    blue, white = (0, 84, 140, 255), (255, 255, 255, 255)
+    picture = Image.new("RGBA", (882, 490), (0, 0, 0, 0))
     pen = ImageDraw.Draw(picture)
-    pen.rounded_rectangle((40, 20, 440, 460), radius=80, fill=(0, 92, 138, 255))
-    pen.rounded_rectangle((64, 44, 416, 436), radius=64, outline=(255, 255, 255, 255), width=10)
-    pen.rectangle((205, 90, 275, 300), fill=(255, 255, 255, 255))
-    pen.rectangle((135, 160, 345, 230), fill=(255, 255, 255, 255))
-    pen.text((240, 360), "ST. ANNA", font=_font(64), fill=(255, 255, 255, 255), anchor="mm")
+    pen.rounded_rectangle((0, 0, 881, 489), radius=60, fill=white)
+    pen.rounded_rectangle((40, 60, 390, 430), radius=90, fill=blue)
+    pen.rectangle((185, 115, 245, 375), fill=white)
+    pen.rectangle((85, 215, 345, 275), fill=white)
+    pen.text((635, 190), "ST. ANNA", font=_font(100), fill=blue, anchor="mm")
+    pen.text((635, 310), "HOSPITAL", font=_font(90), fill=blue, anchor="mm")
     picture.save(path)
 
 

@@ -2,7 +2,7 @@
 
 Every convolution is followed by its own batch normalisation, so that all of them fold into
 the convolutions before export. The last activation of every trunk lies at 1/16 of the input
-(10x10 for 160x160): twice as fine as usual, because Grad-CAM has to find lesions with it.
+(10x10 for 160x160): twice as fine as usual, because Grad-CAM is computed on it.
 """
 
 from __future__ import annotations

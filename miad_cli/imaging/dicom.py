@@ -24,6 +24,7 @@ from pydicom.uid import (
 )
 
 from miad_cli.errors import PictureFailed
+from miad_cli.imaging.digests import PICTURE_ATTRIBUTES
 from miad_cli.imaging.image import (
     MedicalImage,
     StudyFacts,
@@ -88,10 +89,12 @@ def read_dicom(content: bytes) -> DicomPicture | NoPicture:
         PictureFailed: it is not DICOM, is cut short, or holds pixels that cannot be decoded.
     """
     dataset = _parse(content)
-    reason = _why_no_picture(dataset)
-    if reason:
-        return NoPicture(reason)
     try:
+        reason = _why_no_picture(dataset)
+        if reason:
+            return NoPicture(reason)
+        for keyword in PICTURE_ATTRIBUTES:
+            dataset.get(keyword)  # read now, so that a broken one is found here and not in a digest
         layout, words, span = _pixels(content, dataset)
         image = _image(dataset, layout, layout.values(words))
     except PictureFailed:
@@ -100,7 +103,11 @@ def read_dicom(content: bytes) -> DicomPicture | NoPicture:
         raise PictureFailed(
             f"the pixels need more than is there ({type(error).__name__})"
         ) from None
-    except Exception as error:  # decoders raise without a common base; values stay out of messages
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        # Decoders raise without a common base, those written in Rust panic past Exception;
+        # values stay out of messages.
         raise PictureFailed(
             f"the pixels cannot be decoded ({_syntax(dataset).name}: {type(error).__name__})"
         ) from error
@@ -111,11 +118,12 @@ def _parse(content: bytes) -> Dataset:
     try:
         dataset = dcmread(BytesIO(content))
         dataset.get("SOPClassUID")
+        named = "TransferSyntaxUID" in dataset.file_meta and bool(_syntax(dataset))
     except InvalidDicomError:
         raise PictureFailed("not a DICOM file (no DICM prefix)") from None
     except (Exception, RecursionError) as error:  # a broken file makes pydicom raise anything
         raise PictureFailed(f"broken DICOM structure ({type(error).__name__})") from error
-    if "TransferSyntaxUID" not in dataset.file_meta:
+    if not named:
         raise PictureFailed("no transfer syntax is named in the file's header")
     return dataset
 

@@ -61,7 +61,7 @@ def identify(picture: Picture) -> Identity:
     if isinstance(picture, DicomPicture):
         pixel_data = picture.dataset.PixelData
         return Identity(
-            str(picture.dataset.SOPInstanceUID),
+            str(picture.dataset.get("SOPInstanceUID") or ""),
             pixels_digest(picture.layout, picture.words),
             hashlib.sha256(pixel_data).hexdigest(),
             attributes_digest(picture.dataset),

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from miad_cli.errors import PictureFailed
 from miad_cli.imaging.image import MedicalImage, StudyFacts, Window
@@ -76,12 +76,12 @@ def read_raster(content: bytes) -> RasterPicture:
             samples = _samples(content)
         except PictureFailed:
             raise
-        except (UnidentifiedImageError, OSError, SyntaxError, ValueError, RuntimeError) as error:
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning, MemoryError):
+            raise PictureFailed("the picture unpacks to more pixels than a picture has") from None
+        except Exception as error:  # a broken file makes Pillow's plugins raise anything
             raise PictureFailed(
                 f"the picture cannot be decoded ({type(error).__name__})"
             ) from error
-        except (Image.DecompressionBombError, Image.DecompressionBombWarning, MemoryError):
-            raise PictureFailed("the picture unpacks to more pixels than a picture has") from None
     colour, alpha = _split_alpha(samples)
     top = int(np.iinfo(samples.dtype).max)
     photometric = "MONOCHROME2" if colour.shape[2] == 1 else "RGB"

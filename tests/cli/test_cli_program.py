@@ -224,30 +224,30 @@ def test_a_killed_unlock_leaves_whole_files_and_can_go_on(killed, miad, make, lo
 # --- Start-up -----------------------------------------------------------------------------
 
 
-def _median_seconds(environment, *arguments):
-    def once():
+def test_help_starts_about_as_fast_as_its_libraries(environment):
+    def seconds(*arguments):
         started = time.perf_counter()
         subprocess.run(
             [sys.executable, *arguments], stdout=subprocess.DEVNULL, env=environment, check=True
         )
         return time.perf_counter() - started
 
-    return statistics.median(once() for _ in range(5))
+    def ratio():
+        libraries, ours = [], []
+        for _ in range(5):  # in turn, so that a load on the machine meets both
+            libraries.append(seconds("-c", "import typer, rich"))
+            ours.append(seconds("-m", "miad_cli", "--help"))
+        return statistics.median(ours) / statistics.median(libraries)
 
-
-def test_help_starts_about_as_fast_as_its_libraries(environment):
-    ratios = []
-    for _ in range(2):  # a busy machine gets a second chance
-        libraries = _median_seconds(environment, "-c", "import typer, rich")
-        ratios.append(_median_seconds(environment, "-m", "miad_cli", "--help") / libraries)
-        if ratios[-1] <= 3:
-            return
-    pytest.fail(f"--help takes {min(ratios):.1f} times as long as importing typer and rich")
+    ratios = [ratio()]
+    while ratios[-1] > 3 and len(ratios) < 3:  # a busy machine gets another chance
+        ratios.append(ratio())
+    assert min(ratios) <= 3
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["protect", "--help"], ["--version"]])
 def test_help_loads_none_of_the_heavy_libraries(environment, arguments):
-    heavy = ["torch", "onnx", "onnxruntime", "numpy", "pydicom", "SimpleITK", "PIL", "pydantic"]
+    heavy = ["torch", "onnx", "onnxruntime", "numpy", "pydicom", "SimpleITK", "PIL", "pyrage"]
     code = (
         "import sys\nfrom miad_cli.app import run\n"
         f"assert run({arguments!r}) == 0\n"

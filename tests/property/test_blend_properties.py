@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from helpers import noisy_logo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers import noisy_logo
 from miad_cli.watermark.blend import Mark, Tone, blend, corrections, tone_for, unblend
 
 DTYPES = ("u1", "i1", "u2", "i2", "u4", "i4", "i8")
@@ -71,7 +71,7 @@ def cases(draw: st.DrawFn) -> Case:
     return Case(stored, mark, tone_for(window, bounds, draw(st.booleans()), padding), bounds)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=60)
 @given(cases())
 def test_what_was_blended_comes_back_exactly(case: Case) -> None:
     marked = blend(case.stored, case.mark, case.tone)
@@ -81,7 +81,7 @@ def test_what_was_blended_comes_back_exactly(case: Case) -> None:
     np.testing.assert_array_equal(restored, case.stored)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=60)
 @given(cases())
 def test_blended_values_can_be_stored(case: Case) -> None:
     marked = blend(case.stored.astype(np.int64), case.mark, case.tone)
@@ -89,7 +89,7 @@ def test_blended_values_can_be_stored(case: Case) -> None:
     assert marked.max() <= case.bounds[1]
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=60)
 @given(cases())
 def test_padding_stays_and_nothing_becomes_padding(case: Case) -> None:
     marked = blend(case.stored, case.mark, case.tone)
@@ -100,7 +100,7 @@ def test_padding_stays_and_nothing_becomes_padding(case: Case) -> None:
         assert not ((drawn >= low) & (drawn <= high)).any()
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=60)
 @given(cases())
 def test_only_pixels_that_the_logo_covers_change(case: Case) -> None:
     marked = blend(case.stored, case.mark, case.tone)

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import build_dicom, marking_of, noisy_logo, sealing_for
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pyrage import x25519
 
-from helpers import build_dicom, marking_of, noisy_logo, sealing_for
 from miad_cli.imaging.dicom import DicomPicture, read_dicom
 from miad_cli.imaging.picture import container_in
 from miad_cli.instance import write_instance
@@ -79,7 +79,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("protected")
 
 
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=50)
 @given(original=originals())
 def test_native_dicom_comes_back_from_the_written_file(folder: Path, original: Original) -> None:
     picture = read_dicom(original.content)

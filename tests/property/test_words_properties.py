@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+from helpers import pixel_data_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers import pixel_data_of
 from miad_cli.imaging.words import WordLayout
 
 
@@ -59,7 +59,7 @@ def sign_extended(layout: WordLayout, seed: int) -> tuple[WordLayout, np.ndarray
     return layout, extended.astype(words.dtype)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=60)
 @given(layouts(), SEEDS)
 def test_pixel_data_is_read_as_the_standard_lays_it_out(layout: WordLayout, seed: int) -> None:
     words = random_words(layout, seed)
@@ -70,7 +70,7 @@ def test_pixel_data_is_read_as_the_standard_lays_it_out(layout: WordLayout, seed
     assert layout.pixel_data(words) == value
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=60)
 @given(layouts(), SEEDS)
 def test_values_are_the_stored_bits_of_each_word(layout: WordLayout, seed: int) -> None:
     words = random_words(layout, seed)
@@ -84,7 +84,7 @@ def test_values_are_the_stored_bits_of_each_word(layout: WordLayout, seed: int) 
     assert layout.values(words).reshape(-1).tolist() == expected
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=60)
 @given(layouts(), SEEDS)
 def test_new_values_leave_every_other_bit(layout: WordLayout, seed: int) -> None:
     words, values = random_words(layout, seed), random_values(layout, seed + 1)
@@ -97,7 +97,7 @@ def test_new_values_leave_every_other_bit(layout: WordLayout, seed: int) -> None
     )
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=60)
 @given(layouts(), SEEDS)
 def test_own_values_put_back_change_no_bit(layout: WordLayout, seed: int) -> None:
     words = random_words(layout, seed)
@@ -106,7 +106,7 @@ def test_own_values_put_back_change_no_bit(layout: WordLayout, seed: int) -> Non
     np.testing.assert_array_equal(layout.with_values(changed, layout.values(words)), words)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=60)
 @given(layouts(), SEEDS)
 def test_sign_extension_is_seen_kept_and_undone(layout: WordLayout, seed: int) -> None:
     layout, words = sign_extended(layout, seed)
@@ -121,7 +121,7 @@ def test_sign_extension_is_seen_kept_and_undone(layout: WordLayout, seed: int) -
     np.testing.assert_array_equal(found.with_values(replaced, found.values(words)), words)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=60)
 @given(layouts(), SEEDS)
 def test_unused_bits_are_told_and_sign_extension_is_none_of_them(
     layout: WordLayout, seed: int

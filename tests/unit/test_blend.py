@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
 from helpers import noisy_logo, opaque_logo
+
 from miad_cli.watermark.blend import (
     Mark,
     Tone,

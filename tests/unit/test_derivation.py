@@ -1,4 +1,4 @@
-"""The protected instance: a new identity, marked as derived, with nothing of the original's look."""
+"""The protected instance: a new identity, marked as derived, and no trace of the old look."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from io import BytesIO
 
 import numpy as np
 import pytest
+from helpers import build_dataset, encode, picture_of, ramp
 from pydicom import Dataset, dcmread
 from pydicom.uid import (
     ExplicitVRBigEndian,
@@ -16,7 +17,6 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from helpers import build_dataset, encode, picture_of, ramp
 from miad_cli.errors import PictureFailed
 from miad_cli.imaging.derivation import (
     NewIdentity,
@@ -106,7 +106,9 @@ def test_frame_types_say_derived_too() -> None:
 
 def test_derivation_is_described_and_coded(protected: Dataset) -> None:
     assert protected.DerivationDescription == "a logo"
-    codes = [(one.CodeValue, one.CodingSchemeDesignator) for one in protected.DerivationCodeSequence]
+    codes = [
+        (one.CodeValue, one.CodingSchemeDesignator) for one in protected.DerivationCodeSequence
+    ]
     assert codes == [("113040", "DCM"), ("ADVWM", "99MIAD")]
     schemes = [one.CodingSchemeDesignator for one in protected.CodingSchemeIdentificationSequence]
     assert schemes == ["99MIAD"]

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import build_dataset, build_dicom, encode, picture_of, ramp
 from pydicom import examples
 from pydicom.data import get_testdata_file
 from pydicom.uid import (
@@ -15,8 +16,8 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from helpers import build_dataset, build_dicom, encode, picture_of, ramp
 from miad_cli.errors import PictureFailed
+from miad_cli.imaging import dicom as room
 from miad_cli.imaging.dicom import NoPicture, read_dicom
 from miad_cli.imaging.image import MedicalImage, Window, percentile_window, window_of
 
@@ -338,3 +339,50 @@ def test_floating_point_pixels_are_passed_over() -> None:
     del dataset.PixelData
     dataset.FloatPixelData = np.zeros(192, "<f4").tobytes()
     assert read_dicom(encode(dataset)) == NoPicture("floating point pixels")
+
+
+class Panic(BaseException):
+    """What a decoder written in Rust raises when it panics."""
+
+
+def test_decoder_that_panics_costs_one_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = build_dataset(ramp())
+    dataset.compress(RLELossless, generate_instance_uid=False)
+    content = encode(dataset)
+
+    def panic(dataset: object) -> None:
+        raise Panic("index out of bounds")
+
+    monkeypatch.setattr(room, "pixel_array", panic)
+    assert "RLE Lossless: Panic" in refusal(content)
+
+
+def test_keyboard_still_stops_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = build_dataset(ramp())
+    dataset.compress(RLELossless, generate_instance_uid=False)
+    content = encode(dataset)
+
+    def stop(dataset: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(room, "pixel_array", stop)
+    with pytest.raises(KeyboardInterrupt):
+        read_dicom(content)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("element", "broken"),
+    [
+        (b"\x02\x00\x10\x00UI", b"\x02\x00\x10\x00US"),
+        (b"\x08\x00\x16\x00UI", b"\x08\x00\x16\x00US"),
+        (b"\x28\x00\x00\x01US", b"\x28\x00\x00\x01QQ"),
+        (b"\x28\x00\x10\x00US", b"\x28\x00\x10\x00FD"),
+        (b"\x20\x00\x0e\x00UI", b"\x20\x00\x0e\x00QQ"),
+    ],
+    ids=["transfer syntax", "SOP class", "bits allocated", "rows", "series UID"],
+)
+def test_attribute_of_a_wrong_type_is_refused(element: bytes, broken: bytes) -> None:
+    content = build_dicom(ramp())
+    assert content.count(element) == 1
+    assert refusal(content.replace(element, broken))

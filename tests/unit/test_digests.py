@@ -7,6 +7,7 @@ from io import BytesIO
 
 import numpy as np
 import pytest
+from helpers import build_dataset, build_png, encode, picture_of, ramp
 from pydicom import Dataset, dcmread
 from pydicom.uid import (
     ExplicitVRBigEndian,
@@ -16,7 +17,6 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from helpers import build_dataset, build_png, encode, picture_of, ramp
 from miad_cli.imaging.digests import PICTURE_ATTRIBUTES, values_digest
 from miad_cli.imaging.picture import Identity, identify
 from miad_cli.imaging.raster import embed_in_png, read_raster
@@ -96,10 +96,12 @@ def test_one_changed_value_changes_the_pixel_digest_alone(place: int) -> None:
 def test_overlay_in_the_high_bits_is_part_of_the_pixels() -> None:
     plain, overlay = ramp(), ramp()
     overlay[0, 3, 3, 0] |= 0x8000
+    elsewhere = np.roll(overlay & 0xF000, 1, axis=2) | plain
     one = identity_of(build_dataset(plain, bits_stored=12))
+    third = identity_of(build_dataset(elsewhere, bits_stored=12))
     other = identity_of(build_dataset(overlay, bits_stored=12))
     moved = identity_of(build_dataset(overlay, bits_stored=12, syntax=ExplicitVRBigEndian))
-    assert one.pixels_sha256 != other.pixels_sha256
+    assert len({each.pixels_sha256 for each in (one, other, third)}) == 3
     assert other.pixels_sha256 == moved.pixels_sha256
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from helpers import noisy_logo, opaque_logo, write_convolutional_model, write_flat_model
+
 from miad_cli.errors import ModelUnusable, UsageError
 from miad_cli.imaging.image import MedicalImage, Window
 from miad_cli.models import bank as bank_room

@@ -61,7 +61,7 @@ def test_drawing_shows_what_is_below_what() -> None:
 
 
 def test_every_code_has_its_rank() -> None:
-    assert PRECEDENCE == (*ORDER, 0)
+    assert (*ORDER, 0) == PRECEDENCE
     assert set(CODES.values()) <= set(ORDER)
 
 

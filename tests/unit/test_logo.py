@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import opaque_logo
 from PIL import Image
 
-from helpers import opaque_logo
 from miad_cli.errors import UsageError
 from miad_cli.watermark.logo import (
     MOST_ROTATION,

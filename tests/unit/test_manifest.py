@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 
 import pytest
-
 from helpers import write_convolutional_model
+
 from miad_cli.errors import ModelUnusable
 from miad_cli.models.bank import list_models
 from miad_cli.models.manifest import checked_model_bytes, load_manifest

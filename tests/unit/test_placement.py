@@ -6,8 +6,8 @@ from math import floor, sqrt
 
 import numpy as np
 import pytest
-
 from helpers import noisy_logo, opaque_logo
+
 from miad_cli.errors import NoRoomForLogo
 from miad_cli.watermark.lesions import Box
 from miad_cli.watermark.logo import UNCHANGED, Sit, render, scaled_size
@@ -22,9 +22,7 @@ def placement_of(rows: int, columns: int, divisor: int = 2, boxes: tuple[Box, ..
     return Placement(SQUARE, rows, columns, divisor, boxes)
 
 
-@pytest.mark.parametrize(
-    ("divisor", "width", "height"), [(1, 224, 124), (2, 112, 62), (4, 56, 31)]
-)
+@pytest.mark.parametrize(("divisor", "width", "height"), [(1, 224, 124), (2, 112, 62), (4, 56, 31)])
 def test_logo_takes_the_sizes_of_eq_5(divisor: int, width: int, height: int) -> None:
     assert scaled_size(np.zeros((245, 441, 4), np.uint8), 224, 224, divisor) == (height, width)
 

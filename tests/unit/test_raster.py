@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import SimpleITK
+from helpers import build_png, chunk
 from PIL import Image
 
-from helpers import build_png, chunk
 from miad_cli.errors import PictureFailed
 from miad_cli.imaging.dicom import DicomPicture
 from miad_cli.imaging.picture import read_picture

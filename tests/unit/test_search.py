@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-
 from helpers import opaque_logo
+
 from miad_cli.watermark.lesions import Box
 from miad_cli.watermark.logo import MOST_ROTATION, UNCHANGED, render
 from miad_cli.watermark.placement import Candidate, Placement, grid_corners

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-
 from helpers import (
     CONVOLUTION,
     HEAD,
@@ -15,6 +14,7 @@ from helpers import (
     write_convolutional_model,
     write_flat_model,
 )
+
 from miad_cli.errors import DeviceUnavailable, ModelUnusable
 from miad_cli.models import session as room
 from miad_cli.models.bank import Surrogate, list_models
