@@ -17,9 +17,9 @@ Bytes = NDArray[np.uint8]
 LARGEST_LOGO = 64_000_000
 """Pixels of a logo file beyond which it is refused."""
 
-MOST_ROTATION = 30
-"""Degrees either way that SIT may turn the logo. The paper gives no range; a logo that is nearly
-upright is still read at a glance."""
+MOST_ROTATION = 90
+"""Degrees either way that SIT may turn the logo. The paper gives no range; a logo on its side is
+still recognised, one upside down looks like a mistake."""
 
 
 @dataclass(frozen=True)
@@ -82,12 +82,20 @@ def scaled_size(logo: Bytes, rows: int, columns: int, divisor: int) -> tuple[int
     return max(1, int(height * factor + 1e-9)), max(1, int(width * factor + 1e-9))
 
 
-def render(logo: Bytes, height: int, width: int, sit: Sit) -> Bytes:
-    """The logo at height x width pixels, then transformed; rotation enlarges its rectangle.
+def resize(logo: Bytes, height: int, width: int) -> Bytes:
+    """The logo at height x width pixels.
 
     Colours are weighted by alpha while resampling, so that transparent pixels lend no colour.
     """
-    picture = _resized(Image.fromarray(logo), height, width)
+    if logo.shape[:2] == (height, width):
+        return logo
+    weighted = Image.fromarray(logo).convert("RGBa")
+    return np.asarray(weighted.resize((width, height), Image.Resampling.BILINEAR).convert("RGBA"))
+
+
+def transform(logo: Bytes, sit: Sit) -> Bytes:
+    """The logo after `sit`; rotation enlarges its rectangle to `transformed_size`."""
+    picture = Image.fromarray(logo)
     if sit.degrees:
         turned = picture.convert("RGBa").rotate(sit.degrees, Image.Resampling.BILINEAR, expand=True)
         picture = turned.convert("RGBA")
@@ -96,11 +104,10 @@ def render(logo: Bytes, height: int, width: int, sit: Sit) -> Bytes:
     return _recoloured(picture, sit)
 
 
-def _resized(picture: Any, height: int, width: int) -> Any:
-    if picture.size == (width, height):
-        return picture
-    weighted = picture.convert("RGBa").resize((width, height), Image.Resampling.BILINEAR)
-    return weighted.convert("RGBA")
+def transformed_size(height: int, width: int, sit: Sit) -> tuple[int, int]:
+    """Height and width of a logo of height x width after `sit`."""
+    turned = Image.new("1", (width, height)).rotate(sit.degrees, expand=True)
+    return turned.height, turned.width
 
 
 def _recoloured(picture: Any, sit: Sit) -> Bytes:

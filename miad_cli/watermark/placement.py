@@ -12,7 +12,15 @@ from numpy.typing import NDArray
 
 from miad_cli.watermark.blend import Mark
 from miad_cli.watermark.lesions import Box
-from miad_cli.watermark.logo import UNCHANGED, Bytes, Sit, render, scaled_size
+from miad_cli.watermark.logo import (
+    UNCHANGED,
+    Bytes,
+    Sit,
+    resize,
+    scaled_size,
+    transform,
+    transformed_size,
+)
 
 PAPER_SIDE = 224
 """The paper's pictures are 224 x 224 pixels; its densities and steps are counted in those."""
@@ -45,8 +53,10 @@ class Placement:
         self.boxes = tuple(boxes)
         self.rows, self.columns = rows, columns
         self.height, self.width = scaled_size(logo, rows, columns, divisor)
-        self._rendered = lru_cache(maxsize=64)(
-            lambda sit: render(logo, self.height, self.width, sit)
+        scaled = resize(logo, self.height, self.width)
+        self._rendered = lru_cache(maxsize=64)(lambda sit: transform(scaled, sit))
+        self._size = lru_cache(maxsize=None)(
+            lambda degrees: transformed_size(self.height, self.width, Sit(degrees))
         )
 
     @property
@@ -65,7 +75,7 @@ class Placement:
 
     def is_feasible(self, candidate: Candidate) -> bool:
         """The logo's rectangle, after SIT, lies in the picture and meets no box."""
-        height, width = self._rendered(candidate.sit).shape[:2]
+        height, width = self._size(candidate.sit.degrees)
         box = Box(candidate.x, candidate.y, width, height)
         inside = box.x >= 0 and box.y >= 0
         inside = inside and box.x + width <= self.columns and box.y + height <= self.rows
@@ -73,7 +83,7 @@ class Placement:
 
     def feasible_corners(self, sit: Sit = UNCHANGED) -> NDArray[np.int64]:
         """Every corner (n, 2) as (x, y) at which the logo, after `sit`, is feasible."""
-        height, width = self._rendered(sit).shape[:2]
+        height, width = self._size(sit.degrees)
         if height > self.rows or width > self.columns:
             return np.zeros((0, 2), np.int64)
         free = np.ones((self.rows - height + 1, self.columns - width + 1), bool)

@@ -6,7 +6,7 @@ prediction changes. What a candidate is worth is somebody else's business: `scor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Literal
@@ -16,13 +16,16 @@ import numpy as np
 from miad_cli.errors import NoRoomForLogo
 from miad_cli.watermark.blend import ALPHA_UNIT
 from miad_cli.watermark.lesions import Box
-from miad_cli.watermark.logo import UNCHANGED, Bytes, draw_sit
+from miad_cli.watermark.logo import Bytes, draw_sit
 from miad_cli.watermark.placement import (
     Candidate,
     Placement,
     grid_corners,
     position_steps,
 )
+
+SIT_DRAWS = 6
+"""How often a SIT is drawn for a seed before the logo stays as it is."""
 
 Method = Literal["random", "he", "he-sit"]
 
@@ -143,23 +146,42 @@ def _evolve(
 
 def _seeds(
     with_sit: bool, placement: Placement, budget: Budget, generator: np.random.Generator
-) -> list[Candidate]:
+) -> Iterator[Candidate]:
     """The grid of Eq. 9 with alpha uniform in (0, 1]; infeasible candidates are dropped.
 
-    Where the grid misses every free place (or every SIT drawn is too wide for it) one feasible
-    corner without SIT is taken, so that there is always something to start from.
+    Where the grid misses every free place one feasible corner without SIT is taken, so that there
+    is always something to start from.
     """
-    drawn = [
-        Candidate(
-            x,
-            y,
-            int(generator.integers(1, ALPHA_UNIT + 1)),
-            draw_sit(generator) if with_sit else UNCHANGED,
-        )
-        for x, y in grid_corners(placement, budget.density)
-    ]
-    feasible = [candidate for candidate in drawn if placement.is_feasible(candidate)]
-    return feasible or [_random_candidate(placement, generator)]
+    draw = _with_fitting_sit if with_sit else _plain
+    empty = True
+    for x, y in grid_corners(placement, budget.density):
+        seed = draw(placement, x, y, int(generator.integers(1, ALPHA_UNIT + 1)), generator)
+        if placement.is_feasible(seed):
+            empty = False
+            yield seed
+    if empty:
+        yield _random_candidate(placement, generator)
+
+
+def _plain(
+    placement: Placement, x: int, y: int, alpha: int, generator: np.random.Generator
+) -> Candidate:
+    return Candidate(x, y, alpha)
+
+
+def _with_fitting_sit(
+    placement: Placement, x: int, y: int, alpha: int, generator: np.random.Generator
+) -> Candidate:
+    """A candidate with the first of a few SITs drawn under which the logo fits there.
+
+    A rotated logo takes more room; without drawing again the places beside a box and along the
+    edges, where an upright logo fits, would be lost to the search.
+    """
+    for _ in range(SIT_DRAWS):
+        candidate = Candidate(x, y, alpha, draw_sit(generator))
+        if placement.is_feasible(candidate):
+            return candidate
+    return Candidate(x, y, alpha)
 
 
 def _children(

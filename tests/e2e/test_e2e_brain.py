@@ -20,7 +20,9 @@ SERIES = Path(os.environ.get("MIAD_DATA", "")) / "dicom_series" / "brain_t1"
 def test_a_series_of_the_head_there_and_back(open_workshop):
     workshop = open_workshop("brain")
     study = workshop.folder / "study"
-    shutil.copytree(SERIES, study)
+    study.mkdir()
+    for path in sorted(SERIES.iterdir())[::4]:  # the search takes seconds a slice
+        shutil.copyfile(path, study / path.name)
     originals = {path.name: path.read_bytes() for path in study.iterdir()}
 
     protected = workshop.miad(

@@ -10,7 +10,7 @@ from helpers import noisy_logo, opaque_logo
 
 from miad_cli.errors import NoRoomForLogo
 from miad_cli.watermark.lesions import Box
-from miad_cli.watermark.logo import UNCHANGED, Sit, render, scaled_size
+from miad_cli.watermark.logo import UNCHANGED, Sit, resize, scaled_size, transform
 from miad_cli.watermark.placement import Candidate, Placement, grid_corners, position_steps
 from miad_cli.watermark.search import find_placement
 
@@ -90,7 +90,7 @@ def test_free_corners_are_those_whose_rectangle_covers_no_box_pixel(sit: Sit, se
         for _ in range(2)
     )
     placement = placement_of(rows, columns, 4, boxes)
-    height, width = render(SQUARE, 5, 5, sit).shape[:2]
+    height, width = transform(resize(SQUARE, 5, 5), sit).shape[:2]
     hot = np.zeros((rows, columns), bool)
     for box in boxes:
         hot[box.y : box.y + box.height, box.x : box.x + box.width] = True
@@ -121,7 +121,7 @@ def test_mark_carries_the_rendered_logo() -> None:
     placement = Placement(logo, 40, 40, 2, ())
     mark = placement.mark(Candidate(3, 4, 77, TILTED))
     assert (mark.x, mark.y, mark.alpha) == (3, 4, 77)
-    np.testing.assert_array_equal(mark.logo, render(logo, 20, 20, TILTED))
+    np.testing.assert_array_equal(mark.logo, transform(resize(logo, 20, 20), TILTED))
 
 
 def test_logo_shrinks_until_it_fits_beside_the_boxes() -> None:

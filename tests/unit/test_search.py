@@ -9,7 +9,7 @@ import pytest
 from helpers import opaque_logo
 
 from miad_cli.watermark.lesions import Box
-from miad_cli.watermark.logo import MOST_ROTATION, UNCHANGED, render
+from miad_cli.watermark.logo import MOST_ROTATION, UNCHANGED, resize, transform
 from miad_cli.watermark.placement import Candidate, Placement, grid_corners
 from miad_cli.watermark.search import Budget, Score, search
 
@@ -113,7 +113,7 @@ def test_no_candidate_covers_a_box_or_leaves_the_picture(method: str, seed: int)
     for box in BOXES:
         hot[box.y : box.y + box.height, box.x : box.x + box.width] = True
     for one in score.candidates:
-        height, width = render(SQUARE, 56, 56, one.sit).shape[:2]
+        height, width = transform(resize(SQUARE, 56, 56), one.sit).shape[:2]
         assert 0 <= one.x <= 224 - width
         assert 0 <= one.y <= 224 - height
         assert not hot[one.y : one.y + height, one.x : one.x + width].any()
