@@ -55,15 +55,18 @@ def main() -> None:
 
 def run(arguments: list[str]) -> int:
     """Run the program on `arguments` and return its exit code; nothing is raised."""
+    as_log_line = "--log-json" in arguments
     try:
         app(arguments, prog_name="miad")
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(bool(end.code))
         if code == Interrupted.exit_code:
-            report_error(Interrupted("interrupted; every file that was finished is whole"))
+            report_error(
+                Interrupted("interrupted; every file that was finished is whole"), as_log_line
+            )
         return code
     except MiadError as error:
-        report_error(error)
+        report_error(error, as_log_line)
         return error.exit_code
     except Exception as error:
         if os.environ.get("MIAD_DEBUG"):
@@ -72,7 +75,8 @@ def run(arguments: list[str]) -> int:
             MiadError(
                 f"internal error ({type(error).__name__})",
                 hint="This is a bug in miad. MIAD_DEBUG=1 shows where; please report it.",
-            )
+            ),
+            as_log_line,
         )
         return MiadError.exit_code
     return 0

@@ -56,17 +56,31 @@ def say(manners: Manners, text: str, style: str = "") -> None:
         out().print(text, style=style or None, soft_wrap=True)
 
 
-def warn(text: str) -> None:
+def warn(text: str, manners: Manners) -> None:
     """A warning, on stderr."""
-    err().print(f"[yellow]warning:[/] {clean(text)}", soft_wrap=True)
+    if manners.log_json:
+        log_line({"level": "warning", "message": text})
+    else:
+        err().print(f"[yellow]warning:[/] {clean(text)}", soft_wrap=True)
 
 
-def report_error(error: MiadError) -> None:
+def report_error(error: MiadError, as_log_line: bool = False) -> None:
     """What happened and what to do, on stderr."""
+    if as_log_line:
+        facts = {"level": "error", "message": error.message, "hint": error.hint}
+        log_line({**facts, "exit_code": error.exit_code})
+        return
     message = "\n".join(clean(line) for line in error.message.split("\n"))
     err().print(f"[red]error:[/] {message}", soft_wrap=True)
     if error.hint:
         err().print(f"  {clean(error.hint)}", soft_wrap=True)
+
+
+def file_failed(name: object, reason: str, hint: str, manners: Manners) -> None:
+    """One file that failed, and why, on stderr; the log lines have it already."""
+    if not manners.log_json:
+        said = f"[red]failed[/] {clean(name)}: {clean(reason.rstrip('.'))}."
+        err().print(f"{said} {clean(hint)}".rstrip(), soft_wrap=True)
 
 
 def print_json(content: Any) -> None:

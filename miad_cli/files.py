@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import secrets
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -155,7 +157,8 @@ def write_files(
     take their names in the order of `contents`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    parts = {name: folder / f"{PART_PREFIX}{secrets.token_hex(8)}" for name in contents}
+    stamp = f"{PART_PREFIX}{_machine()}-{os.getpid()}-"
+    parts = {name: folder / f"{stamp}{secrets.token_hex(8)}" for name in contents}
     try:
         for name, content in contents.items():
             _write_synced(parts[name], content)
@@ -166,6 +169,34 @@ def write_files(
     finally:
         for part in parts.values():
             part.unlink(missing_ok=True)
+
+
+def remove_abandoned_parts(folder: Path) -> None:
+    """Delete unfinished files below `folder` that a killed run on this machine left behind.
+
+    Those of a run that is still alive, or that belong to another machine, stay.
+    """
+    if os.name != "posix":
+        return
+    for part in folder.rglob(f"{PART_PREFIX}{_machine()}-*"):
+        process = part.name.split("-")[-2]
+        if not _is_alive(process):
+            part.unlink(missing_ok=True)
+
+
+def _machine() -> str:
+    """A short name for this machine that tells nobody which it is, without dashes."""
+    return hashlib.sha256(f"miad {uuid.getnode()}".encode()).hexdigest()[:8]
+
+
+def _is_alive(process: str) -> bool:
+    try:
+        os.kill(int(process), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except OSError:  # it exists and belongs to somebody else
+        return True
+    return True
 
 
 def _write_synced(path: Path, content: bytes) -> None:

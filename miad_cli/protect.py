@@ -19,7 +19,14 @@ from miad_cli.errors import (
     TargetNotMet,
     exit_code_of,
 )
-from miad_cli.files import InputFile, check_output, collect_inputs, plan_outputs, read_file
+from miad_cli.files import (
+    InputFile,
+    check_output,
+    collect_inputs,
+    plan_outputs,
+    read_file,
+    remove_abandoned_parts,
+)
 from miad_cli.imaging.dicom import DicomPicture, NoPicture
 from miad_cli.imaging.picture import Picture, container_in, read_picture
 from miad_cli.instance import Sealing, write_instance
@@ -142,6 +149,7 @@ def protect(request: Request, progress: Callable[[Outcome, int], None] | None = 
     """
     files = collect_inputs(request.inputs)
     check_output(request.inputs, request.output, may_exist=request.on_exists != "fail")
+    remove_abandoned_parts(request.output)
     run = _Run(request, load_logo(request.logo), choose_device(request.device), files)
     outcomes = []
     for file in files:

@@ -22,7 +22,14 @@ from miad_cli.errors import (
     VerificationFailed,
     exit_code_of,
 )
-from miad_cli.files import InputFile, check_output, collect_inputs, read_file, write_files
+from miad_cli.files import (
+    InputFile,
+    check_output,
+    collect_inputs,
+    read_file,
+    remove_abandoned_parts,
+    write_files,
+)
 from miad_cli.imaging.picture import container_in, read_picture
 from miad_cli.imaging.raster import container_in_png, raster_format
 from miad_cli.restoration import restore
@@ -84,6 +91,7 @@ def unlock(
     """
     files = _with_orphaned_sidecars(collect_inputs(inputs))
     check_output(inputs, output, may_exist=on_exists != "fail")
+    remove_abandoned_parts(output)
     written: set[PurePosixPath] = set()
     outcomes = []
     for file in files:

@@ -77,7 +77,7 @@ def _run(folder: Path, study: Path, protected: Path, unlocked: Path, key: Path) 
     if report.exit_code:
         raise typer.Exit(report.exit_code)
     _say("verify", protected, "--owner", public_path, "--key", key)
-    identities = read_identities([key])
+    identities = read_identities([key], console.Manners())
     verified = verify([protected], [owner.public], identities)
     if verified.exit_code:
         raise typer.Exit(verified.exit_code)

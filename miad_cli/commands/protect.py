@@ -140,9 +140,7 @@ def _render(report: Report, manners: console.Manners, path: Path | None) -> None
 def _render_outcome(outcome: Outcome, manners: console.Manners) -> None:
     name, reason = console.clean(outcome.name), console.clean(outcome.reason)
     if outcome.state == "failed":
-        hint = f" {console.clean(outcome.hint)}" if outcome.hint else ""
-        if not manners.log_json:
-            console.err().print(f"[red]failed[/] {name}: {reason}.{hint}", soft_wrap=True)
+        console.file_failed(outcome.name, outcome.reason, outcome.hint, manners)
     elif outcome.state in ("passed over", "left out", "planned"):
         console.say(manners, f"[dim]{outcome.state}[/] {name}: {reason}")
     elif manners.verbose:
@@ -183,11 +181,14 @@ def _render_summary(report: Report, manners: console.Manners) -> None:
     if report.key is not None:
         console.say(manners, f"key:    {console.clean(report.key)}   keep it: it is the way back")
     if report.count("passed over") and done:
-        console.warn("some objects were passed over and are not in the output: keep the source")
+        console.warn(
+            "some objects were passed over and are not in the output: keep the source", manners
+        )
     if any(one.names_a_patient for one in report.protections):
         console.warn(
             "pictures name a patient, and so do their protected copies: "
-            "miad does not de-identify; do that first, with a tool made for it"
+            "miad does not de-identify; do that first, with a tool made for it",
+            manners,
         )
 
 
@@ -195,7 +196,7 @@ def report_facts(report: Report) -> dict[str, Any]:
     """The report as JSON. It names files by their place in the output, and no patient."""
     return {
         "command": "protect",
-        "output": str(report.output),
+        "output": report.output.name,
         "key": str(report.key) if report.key else None,
         "owner_key_id": report.owner_key_id,
         "provider": report.provider,

@@ -23,11 +23,11 @@ def trusted_owners(paths: Sequence[Path]) -> list[OwnerPublicKey]:
     return [OwnerPublicKey.load(path) for path in paths] + ([own] if own else [])
 
 
-def read_identities(paths: Sequence[Path]) -> list[Identity]:
+def read_identities(paths: Sequence[Path], manners: console.Manners) -> list[Identity]:
     """Every identity in the key files, with a warning for a file that others can read."""
     from miad_cli.seal.keys import load_identities, permission_warning
 
     for path in paths:
         if warning := permission_warning(path):
-            console.warn(warning)
+            console.warn(warning, manners)
     return [identity for path in paths for identity in load_identities(path)]

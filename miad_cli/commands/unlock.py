@@ -48,7 +48,12 @@ def unlock_command(
                 console.log_line(_as_facts(outcome))
 
         result = unlock(
-            inputs, target, read_identities(key), trusted_owners(owner or []), on_exists, follow
+            inputs,
+            target,
+            read_identities(key, manners),
+            trusted_owners(owner or []),
+            on_exists,
+            follow,
         )
     _render(result, manners)
     raise typer.Exit(result.exit_code)
@@ -59,16 +64,15 @@ def _render(report: Report, manners: console.Manners) -> None:
         console.print_json(
             {
                 "command": "unlock",
-                "output": str(report.output),
+                "output": report.output.name,
                 "files": [_as_facts(outcome) for outcome in report.outcomes],
                 "exit_code": report.exit_code,
             }
         )
     for outcome in report.outcomes:
         name, reason = console.clean(outcome.name), console.clean(outcome.reason)
-        if outcome.state == "failed" and not manners.log_json:
-            hint = f" {console.clean(outcome.hint)}" if outcome.hint else ""
-            console.err().print(f"[red]failed[/] {name}: {reason}.{hint}", soft_wrap=True)
+        if outcome.state == "failed":
+            console.file_failed(outcome.name, outcome.reason, outcome.hint, manners)
         elif outcome.state == "left out":
             console.say(manners, f"[dim]left out[/] {name}: {reason}")
         elif manners.verbose:

@@ -34,7 +34,9 @@ def verify_command(
             if log_json:
                 console.log_line(_as_facts(result))
 
-        report = verify(inputs, trusted_owners(owner or []), read_identities(key or []), follow)
+        report = verify(
+            inputs, trusted_owners(owner or []), read_identities(key or [], manners), follow
+        )
     _render(report, manners)
     raise typer.Exit(report.exit_code)
 
