@@ -148,9 +148,10 @@ def protect(request: Request, progress: Callable[[Outcome, int], None] | None = 
         MiadError: the run as a whole cannot be done; what concerns one picture is in its outcome.
     """
     files = collect_inputs(request.inputs)
+    logo, device = load_logo(request.logo), choose_device(request.device)
     check_output(request.inputs, request.output, may_exist=request.on_exists != "fail")
     remove_abandoned_parts(request.output)
-    run = _Run(request, load_logo(request.logo), choose_device(request.device), files)
+    run = _Run(request, logo, device, files)
     outcomes = []
     for file in files:
         outcome = run.outcome_of(file)

@@ -58,7 +58,7 @@ def _render(report: Report, manners: console.Manners) -> None:
         if good and not manners.verbose and one.verdict is Verdict.AUTHENTIC and not one.reason:
             continue
         colour = "green" if one.verdict is Verdict.AUTHENTIC and good else "dim" if good else "red"
-        details = [console.clean(one.reason)] if one.reason else []
+        details = [console.clean(one.reason.rstrip("."))] if one.reason else []
         if one.restorable is not None:
             details.append("restorable" if one.restorable else "not restorable with this key")
         line = f"[{colour}]{one.verdict.value}[/] {console.clean(one.name)}"
