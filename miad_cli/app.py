@@ -10,8 +10,8 @@ from typing import Annotated
 import typer
 
 from miad_cli import __version__
-from miad_cli.commands import demo, models, profiles, protect, unlock, verify
-from miad_cli.console import report_error
+from miad_cli.commands import demo, keys, models, profiles, protect, unlock, verify
+from miad_cli.console import print_json, report_error
 from miad_cli.errors import Interrupted, MiadError
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app.command("protect")(protect.protect_command)
 app.command("unlock")(unlock.unlock_command)
 app.command("verify")(verify.verify_command)
 app.command("demo")(demo.demo_command)
+app.add_typer(keys.keys_app, name="keys")
 app.add_typer(models.models_app, name="models")
 app.add_typer(profiles.profiles_app, name="profiles")
 
@@ -55,28 +56,25 @@ def main() -> None:
 
 def run(arguments: list[str]) -> int:
     """Run the program on `arguments` and return its exit code; nothing is raised."""
-    as_log_line = "--log-json" in arguments
     try:
         app(arguments, prog_name="miad")
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(bool(end.code))
-        if code == Interrupted.exit_code:
-            report_error(
-                Interrupted("interrupted; every file that was finished is whole"), as_log_line
-            )
-        return code
-    except MiadError as error:
-        report_error(error, as_log_line)
-        return error.exit_code
-    except Exception as error:
+        if code != Interrupted.exit_code:
+            return code
+        error: MiadError = Interrupted("interrupted; every file that was finished is whole")
+    except MiadError as raised:
+        error = raised
+    except Exception as raised:
         if os.environ.get("MIAD_DEBUG"):
             raise
-        report_error(
-            MiadError(
-                f"internal error ({type(error).__name__})",
-                hint="This is a bug in miad. MIAD_DEBUG=1 shows where; please report it.",
-            ),
-            as_log_line,
+        error = MiadError(
+            f"internal error ({type(raised).__name__})",
+            hint="This is a bug in miad. MIAD_DEBUG=1 shows where; please report it.",
         )
-        return MiadError.exit_code
-    return 0
+    else:
+        return 0
+    report_error(error, as_log_line="--log-json" in arguments)
+    if "--json" in arguments:
+        print_json({"error": error.message, "hint": error.hint, "exit_code": error.exit_code})
+    return error.exit_code

@@ -57,7 +57,9 @@ def say(manners: Manners, text: str, style: str = "") -> None:
 
 
 def warn(text: str, manners: Manners) -> None:
-    """A warning, on stderr."""
+    """A warning, on stderr; silent with --quiet."""
+    if manners.quiet:
+        return
     if manners.log_json:
         log_line({"level": "warning", "message": text})
     else:

@@ -15,15 +15,20 @@ from pathlib import Path, PurePosixPath
 from miad_cli.errors import NoUsableInput, OutputExists, PictureFailed, UsageError
 
 PART_PREFIX = ".miad-part-"
+LINK = "a link; links are not followed"
 _CONVERTED = (".jpg", ".jpeg", ".jpe", ".tif", ".tiff")
 
 
 @dataclass(frozen=True)
 class InputFile:
-    """A file to work on: where it is, and its place relative to what was named."""
+    """A file to work on: where it is, and its place relative to what was named.
+
+    `obstacle` says why it cannot be read at all: a link, or a folder without permission.
+    """
 
     path: Path
     relative: PurePosixPath
+    obstacle: str = ""
 
 
 def collect_inputs(inputs: Sequence[Path]) -> list[InputFile]:
@@ -44,8 +49,8 @@ def collect_inputs(inputs: Sequence[Path]) -> list[InputFile]:
             continue
         base = PurePosixPath(given.resolve().name) if len(inputs) > 1 else PurePosixPath()
         found.extend(
-            InputFile(path, base / PurePosixPath(path.relative_to(given).as_posix()))
-            for path in _walk(given)
+            InputFile(path, base / PurePosixPath(path.relative_to(given).as_posix()), obstacle)
+            for path, obstacle in _walk(given)
         )
     if not found:
         named = ", ".join(str(path) for path in inputs)
@@ -59,16 +64,20 @@ def collect_inputs(inputs: Sequence[Path]) -> list[InputFile]:
     return found
 
 
-def _walk(folder: Path) -> Iterator[Path]:
+def _walk(folder: Path) -> Iterator[tuple[Path, str]]:
+    """Files below a folder, each with what keeps it from being read, if anything does."""
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
-        raise NoUsableInput(f"{folder}: cannot be read ({error.strerror})") from None
+        yield folder, f"the folder cannot be read ({error.strerror})"
+        return
     for entry in entries:
-        if entry.is_dir(follow_symlinks=False):
+        if entry.is_symlink():
+            yield Path(entry.path), LINK
+        elif entry.is_dir(follow_symlinks=False):
             yield from _walk(Path(entry.path))
         elif entry.is_file(follow_symlinks=False) and not entry.name.startswith(PART_PREFIX):
-            yield Path(entry.path)
+            yield Path(entry.path), ""
 
 
 def default_output(inputs: Sequence[Path], suffix: str) -> Path:
@@ -213,6 +222,19 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def check_report_place(path: Path, inputs: Sequence[Path]) -> None:
+    """Refuse a report that would overwrite something that is no report.
+
+    Raises:
+        UsageError: it is a folder, lies in an input, or is another kind of file.
+    """
+    target = path.resolve()
+    if any(given.resolve() in (target, *target.parents) for given in inputs):
+        raise UsageError(f"{path}: the report would lie in the input", hint="Name it elsewhere.")
+    if path.is_dir() or (path.exists() and path.suffix != ".json"):
+        raise UsageError(f"{path}: is there and is no report", hint="Name a new .json file.")
 
 
 def write_report(path: Path, facts: object) -> None:

@@ -28,12 +28,21 @@ from miad_cli.imaging.derivation import (
 from miad_cli.imaging.dicom import DicomPicture
 from miad_cli.imaging.digests import pixels_digest
 from miad_cli.imaging.image import Stored
-from miad_cli.imaging.picture import Identity, Picture, container_in, identify, read_picture
+from miad_cli.imaging.picture import (
+    Evidence,
+    Identity,
+    Picture,
+    container_in,
+    evidence_of,
+    identify,
+    read_picture,
+)
 from miad_cli.imaging.raster import RasterPicture, embed_in_png, write_png
 from miad_cli.restoration import layout_facts, restore
-from miad_cli.seal.carriers import SIDECAR_SUFFIX
+from miad_cli.seal.carriers import SIDECAR_SUFFIX, sidecar_of
 from miad_cli.seal.container import Draft, seal
-from miad_cli.seal.keys import OwnerKey, Recipient
+from miad_cli.seal.identities import Recipient
+from miad_cli.seal.owner import OwnerKey
 from miad_cli.seal.payload import Payload, encode
 from miad_cli.watermark.blend import corrections
 from miad_cli.watermark.marking import Marking
@@ -79,10 +88,11 @@ def write_instance(
         PictureFailed: the picture cannot be written, or not so that it could be restored.
     """
     bare = _bare_file(picture, marking.stored, sealing)
-    identity = identify(_reread(bare.content))
+    written = _reread(bare.content)
+    identity, evidence = identify(written), evidence_of(written)
     for mode in _modes(sealing.payload, picture):
         payload = _payload(mode, identity, original_name, picture, marking, sealing)
-        container = _sealed(payload, identity, sealing)
+        container = _sealed(payload, identity, evidence, sealing)
         try:
             _write_proved(output, bare, container, payload, picture, marking, sealing.carrier)
         except RestorationMismatch:
@@ -190,17 +200,24 @@ def _payload(
             mode=mode,
             recipe=recipe,
             parts=parts,
+            recipients=tuple(sorted({one.text for one in sealing.recipients})),
         )
     except ValueError as error:
         raise PictureFailed(f"it cannot be sealed: {error}") from None
 
 
-def _sealed(payload: Payload, identity: Identity, sealing: Sealing) -> bytes:
+def _sealed(payload: Payload, identity: Identity, evidence: Evidence, sealing: Sealing) -> bytes:
     try:
-        draft = Draft(**vars(identity), payload_mode=payload.mode, tool=f"miad {__version__}")
+        draft = Draft(
+            **vars(identity),
+            **vars(evidence),
+            payload_mode=payload.mode,
+            tool=f"miad {__version__}",
+        )
     except ValueError as error:
         raise PictureFailed(f"it cannot be sealed: {error}") from None
-    return seal(draft, encode(payload), sealing.recipients, sealing.owner)
+    keys = [one.age for one in sealing.recipients]
+    return seal(draft, encode(payload), keys, sealing.owner)
 
 
 def _write_proved(
@@ -231,6 +248,8 @@ def _write_proved(
             raise RestorationMismatch("the restored file differs from the original")
 
     write_files(output.parent, contents, prove)
+    if carrier == "embed":  # a sidecar from an earlier run would still open for its recipients
+        sidecar_of(output).unlink(missing_ok=True)
 
 
 def _reread(content: bytes) -> Picture:

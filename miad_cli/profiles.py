@@ -8,7 +8,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from miad_cli.errors import UsageError
 from miad_cli.imaging.image import StudyFacts
@@ -80,10 +80,12 @@ class Search(_Table):
 
 
 class Seal(_Table):
-    """Payload and carrier of the sealed original."""
+    """Payload and carrier of the sealed original; `recipients` is a file of the organisation's
+    recipients, one a line, by its path from the profile's own folder."""
 
     payload: Literal["auto", "compact", "original"] = "auto"
     carrier: Literal["both", "embed", "sidecar"] = "both"
+    recipients: str | None = None
 
 
 class Profile(_Table):
@@ -97,6 +99,13 @@ class Profile(_Table):
     logo: Logo = Logo()
     search: Search = Search()
     seal: Seal = Seal()
+    _folder: Path = PrivateAttr(default=Path())
+
+    @property
+    def recipients_file(self) -> Path | None:
+        """Where the file of recipients lies, or None where the profile names none."""
+        named = self.seal.recipients
+        return None if named is None else self._folder / named
 
     @property
     def digest(self) -> str:
@@ -112,7 +121,9 @@ def load_profile(path: Path) -> Profile:
         UsageError: every fault of the file, each with its path, in one message.
     """
     try:
-        return Profile.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        profile = Profile.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        profile._folder = path.parent
+        return profile
     except OSError as error:
         raise UsageError(f"{path}: the profile cannot be read ({error.strerror})") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -159,4 +170,6 @@ def with_overrides(profile: Profile, overrides: dict[str, dict[str, Any]]) -> Pr
     merged = profile.model_dump()
     for table, settings in overrides.items():
         merged[table] = {**merged[table], **settings}
-    return Profile.model_validate(merged)
+    changed = Profile.model_validate(merged)
+    changed._folder = profile._folder
+    return changed

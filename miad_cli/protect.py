@@ -17,9 +17,11 @@ from miad_cli.errors import (
     NoUsableInput,
     PictureFailed,
     TargetNotMet,
+    UsageError,
     exit_code_of,
 )
 from miad_cli.files import (
+    LINK,
     InputFile,
     check_output,
     collect_inputs,
@@ -27,14 +29,17 @@ from miad_cli.files import (
     read_file,
     remove_abandoned_parts,
 )
+from miad_cli.imaging.derivation import CREATOR_UID
 from miad_cli.imaging.dicom import DicomPicture, NoPicture
 from miad_cli.imaging.picture import Picture, container_in, read_picture
 from miad_cli.instance import Sealing, write_instance
 from miad_cli.models.bank import Bank, load_bank
 from miad_cli.models.session import Device, choose_device
 from miad_cli.profiles import Profile, fitting_profile, shipped_profiles, with_overrides
-from miad_cli.seal.carriers import SIDECAR_SUFFIX
-from miad_cli.seal.keys import OwnerKey, Recipient, default_owner, job_identity, parse_recipient
+from miad_cli.seal.carriers import SIDECAR_SUFFIX, sidecar_of
+from miad_cli.seal.identities import Recipient, parse_recipient
+from miad_cli.seal.owner import OwnerKey
+from miad_cli.seal.places import default_owner, job_identity, job_identity_path
 from miad_cli.verify import Verdict, verify_file
 from miad_cli.watermark.logo import Bytes, load_logo
 from miad_cli.watermark.marking import Marking, Settings, mark_picture
@@ -51,7 +56,8 @@ class Request:
 
     `profile` None chooses one for each picture by its attributes. `overrides` replace settings
     of whatever profile is chosen, table by table. Without `recipients` an identity is made for
-    this output folder, in the user's data directory or at `key_out`.
+    this output folder, in the user's data directory or at `key_out`. Without `owner` this
+    user's own key signs; `owner_passphrase` is called if that one lies under a passphrase.
     """
 
     inputs: tuple[Path, ...]
@@ -62,6 +68,7 @@ class Request:
     recipients: tuple[Recipient, ...] = ()
     key_out: Path | None = None
     owner: OwnerKey | None = None
+    owner_passphrase: Callable[[], bytes] | None = None
     device: str = "auto"
     seed: int = 2023
     on_exists: OnExists = "fail"
@@ -99,6 +106,7 @@ class Outcome:
     reason: str = ""
     hint: str = ""
     exit_code: int = 0
+    is_picture: bool = True
     output: PurePosixPath | None = None
     protection: Protection | None = None
 
@@ -132,7 +140,7 @@ class Report:
     @property
     def exit_code(self) -> int:
         codes = [one.exit_code for one in self.outcomes if one.exit_code]
-        if not any(one.state in ("protected", "skipped", "planned") for one in self.outcomes):
+        if not any(one.is_picture for one in self.outcomes):
             codes.append(NoUsableInput.exit_code)
         if self.require_fooled and not all(one.fooled for one in self.protections):
             codes.append(TargetNotMet.exit_code)
@@ -147,6 +155,7 @@ def protect(request: Request, progress: Callable[[Outcome, int], None] | None = 
     Raises:
         MiadError: the run as a whole cannot be done; what concerns one picture is in its outcome.
     """
+    _check(request)
     files = collect_inputs(request.inputs)
     logo, device = load_logo(request.logo), choose_device(request.device)
     check_output(request.inputs, request.output, may_exist=request.on_exists != "fail")
@@ -159,6 +168,30 @@ def protect(request: Request, progress: Callable[[Outcome, int], None] | None = 
         if progress:
             progress(outcome, len(files))
     return run.report(outcomes)
+
+
+def _check(request: Request) -> None:
+    """Refuse what cannot be meant.
+
+    Raises:
+        UsageError: the key would lie in the output or be of no use, or the target could not be
+            judged.
+    """
+    if request.key_out is not None:
+        if request.recipients:
+            raise UsageError(
+                "--key-out makes a key, --to names the keys there are", hint="Use one of them."
+            )
+        if request.output.resolve() in request.key_out.resolve().parents:
+            raise UsageError(
+                f"{request.key_out}: the key would lie in the output, which is what is passed on",
+                hint="Name a file elsewhere.",
+            )
+    if request.require_fooled and request.on_exists in ("skip", "resume"):
+        raise UsageError(
+            "nothing is known of how well files that are kept were protected",
+            hint="Use --require-fooled without --resume and --on-exists skip.",
+        )
 
 
 class _Run:
@@ -179,7 +212,7 @@ class _Run:
 
     @cached_property
     def owner(self) -> OwnerKey:
-        return self.request.owner or default_owner()
+        return self.request.owner or default_owner(self.request.owner_passphrase)
 
     @cached_property
     def recipients(self) -> tuple[Recipient, ...]:
@@ -193,6 +226,10 @@ class _Run:
         """Protect one file; whatever goes wrong with it alone becomes its outcome."""
         try:
             return self._outcome_of(file)
+        except _Unreadable as error:
+            return Outcome(
+                file.relative, "failed", error.message, error.hint, error.exit_code, False
+            )
         except PictureFailed as error:
             return Outcome(file.relative, "failed", error.message, error.hint, error.exit_code)
         except OSError as error:
@@ -216,15 +253,17 @@ class _Run:
     def _outcome_of(self, file: InputFile) -> Outcome:
         name, output = file.relative, self.names[file.relative]
         if file.path.name.endswith(SIDECAR_SUFFIX):
-            return Outcome(name, "left out", "a sidecar of miad")
-        picture = read_picture(read_file(file.path), file.path)
+            return Outcome(name, "left out", "a sidecar of miad", is_picture=False)
+        if file.obstacle == LINK:
+            return Outcome(name, "left out", LINK, is_picture=False)
+        picture = _read(file)
         if picture is None:
-            return Outcome(name, "left out", "not an image")
+            return Outcome(name, "left out", "not an image", is_picture=False)
         if isinstance(picture, NoPicture):
-            return Outcome(name, "passed over", picture.reason)
+            return Outcome(name, "passed over", picture.reason, is_picture=False)
         if self._keeps(self.request.output / output):
             return Outcome(name, "skipped", "there already", output=output)
-        if container_in(picture) is not None:
+        if _is_protected(picture, file.path):
             raise PictureFailed(
                 "is protected already", hint="Unlock it first, or leave it out of the input."
             )
@@ -287,6 +326,10 @@ class _Run:
 
     def report(self, outcomes: Sequence[Outcome]) -> Report:
         sealed = any(one.state == "protected" for one in outcomes)
+        if self.key is None and not self.request.recipients:
+            made_before = self.request.key_out or job_identity_path(self.request.output)
+            kept = any(one.state == "skipped" for one in outcomes)
+            self.key = made_before if kept and made_before.exists() else None
         return Report(
             output=self.request.output,
             outcomes=tuple(outcomes),
@@ -301,6 +344,30 @@ class _Run:
             seed=self.request.seed,
             require_fooled=self.request.require_fooled,
         )
+
+
+class _Unreadable(PictureFailed):
+    """There may be a picture in the file, but nothing of it could be read."""
+
+
+def _read(file: InputFile) -> Picture | NoPicture | None:
+    try:
+        if file.obstacle:
+            raise PictureFailed(file.obstacle)
+        return read_picture(read_file(file.path), file.path)
+    except PictureFailed as error:
+        raise _Unreadable(error.message, error.hint) from error
+
+
+def _is_protected(picture: Picture, path: Path) -> bool:
+    """True where a container is in the file or beside it, or where the instance says it is ours
+    although its container was stripped."""
+    if container_in(picture) is not None or sidecar_of(path).exists():
+        return True
+    return (
+        isinstance(picture, DicomPicture)
+        and picture.dataset.get("InstanceCreatorUID") == CREATOR_UID
+    )
 
 
 def settings_of(profile: Profile) -> Settings:

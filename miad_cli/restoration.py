@@ -7,13 +7,17 @@ here renders, loads a model or imports torch.
 from __future__ import annotations
 
 import hashlib
+from pathlib import PurePosixPath
 from typing import Any
 
 from miad_cli.errors import ContainerDamaged, RestorationMismatch
 from miad_cli.imaging.dicom import DicomPicture, read_dicom
+from miad_cli.imaging.image import Stored
+from miad_cli.imaging.picture import read_picture
+from miad_cli.imaging.raster import RasterPicture
 from miad_cli.imaging.words import WordLayout
 from miad_cli.seal.payload import Payload
-from miad_cli.watermark.blend import unblend
+from miad_cli.watermark.blend import blend, unblend
 from miad_cli.watermark.recipe import mark_of
 
 
@@ -42,10 +46,32 @@ def restore(payload: Payload, protected: bytes | None) -> bytes:
         payload.original_sha256,
     ):
         raise RestorationMismatch(
-            "the original cannot be rebuilt: the pixels of the protected file were changed",
-            hint="Find an unchanged copy of the protected file.",
+            "the original cannot be rebuilt: the pixels of the protected file were changed, and "
+            "its compact seal holds only what the logo hid, to be put back into unchanged pixels",
+            hint="Find an unchanged copy of the protected file; lossy compression changes pixels.",
         )
     return original
+
+
+def marked_again(payload: Payload, original: bytes) -> Stored:
+    """What the recipe makes of the original: (frames, rows, columns, samples) stored values.
+
+    This is MedLocker's certificate: the protected picture is this and nothing else.
+
+    Raises:
+        ContainerDamaged: the recipe cannot be used on this original.
+        PictureFailed: the original cannot be decoded here.
+    """
+    picture = read_picture(original, PurePosixPath(payload.original_name))
+    if not isinstance(picture, DicomPicture | RasterPicture):
+        raise ContainerDamaged("what was sealed is no picture")
+    try:
+        mark, tone = mark_of(payload.recipe, _part(payload, "logo"))
+        return blend(picture.image.stored, mark, tone)
+    except (ValueError, OverflowError) as error:
+        raise ContainerDamaged(
+            f"the sealed recipe is not usable ({type(error).__name__})"
+        ) from None
 
 
 def layout_facts(layout: WordLayout) -> dict[str, int | bool]:

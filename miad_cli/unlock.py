@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Literal
 
 from miad_cli.errors import (
@@ -18,7 +19,6 @@ from miad_cli.errors import (
     OwnerUnknown,
     PictureFailed,
     RestorationMismatch,
-    SignatureInvalid,
     VerificationFailed,
     exit_code_of,
 )
@@ -33,9 +33,10 @@ from miad_cli.files import (
 from miad_cli.imaging.picture import container_in, read_picture
 from miad_cli.imaging.raster import container_in_png, raster_format
 from miad_cli.restoration import restore
-from miad_cli.seal.carriers import SIDECAR_SUFFIX, parse_copies, read_sidecar
+from miad_cli.seal.carriers import is_sidecar, parse_copies, picture_of, read_sidecar
 from miad_cli.seal.container import Container, check_signature, open_payload
-from miad_cli.seal.keys import Identity, OwnerPublicKey
+from miad_cli.seal.identities import Identity
+from miad_cli.seal.owner import OwnerPublicKey
 from miad_cli.seal.payload import Payload, decode
 
 State = Literal["unlocked", "skipped", "left out", "failed"]
@@ -83,8 +84,9 @@ def unlock(
 ) -> Report:
     """Restore every protected file below the inputs.
 
-    The SHA-256 sealed with the original decides, so the owner's signature is not needed; where
-    `owners` knows the owner, the outcome says whose it is.
+    What a trusted owner is said to have signed and has not is refused. A container of an owner
+    whom `owners` does not hold is opened, since the key fits, and its outcome says that nobody
+    vouches for it.
 
     Raises:
         MiadError: the run as a whole cannot be done.
@@ -108,10 +110,7 @@ def _with_orphaned_sidecars(files: Sequence[InputFile]) -> list[InputFile]:
     """Sidecars belong to their picture; one whose picture is gone stands for itself."""
     present = {file.path for file in files}
     return [
-        file
-        for file in files
-        if not file.path.name.endswith(SIDECAR_SUFFIX)
-        or file.path.with_name(file.path.name.removesuffix(SIDECAR_SUFFIX)) not in present
+        file for file in files if not is_sidecar(file.path) or picture_of(file.path) not in present
     ]
 
 
@@ -128,7 +127,8 @@ def _outcome_of(
         if opened is None:
             return Outcome(file.relative, "left out", "not an image")
         container, payload, content = opened
-        target = file.relative.with_name(payload.original_name)
+        signer = _signer(container, owners)
+        target = _place_for(file, payload.original_name)
         if target in written:
             raise PictureFailed(f"a second file wants to be {target}; rename one of them first")
         if (output / target).exists() and on_exists != "replace":
@@ -144,7 +144,9 @@ def _outcome_of(
     except OSError as error:
         reason = f"cannot be written ({error.strerror})"
         return Outcome(file.relative, "failed", reason, exit_code=PictureFailed.exit_code)
-    signer = _signer(container, owners)
+    except Exception as error:  # one file that meets a bug of ours must not stop the others
+        reason = f"internal error ({type(error).__name__})"
+        return Outcome(file.relative, "failed", reason, exit_code=MiadError.exit_code)
     return Outcome(file.relative, "unlocked", output=target, signed_by=signer)
 
 
@@ -153,7 +155,7 @@ def _open(
 ) -> tuple[Container, Payload, bytes | None] | None:
     """The first copy of the container that a key opens, its payload, and the protected file."""
     content: bytes | None = None
-    if path.name.endswith(SIDECAR_SUFFIX):
+    if is_sidecar(path):
         copies = [read_file(path)]
     else:
         content = read_file(path)
@@ -198,8 +200,26 @@ def _write_checked(target: Path, original: bytes, payload: Payload) -> None:
     write_files(target.parent, {target.name: original}, check)
 
 
+def _place_for(file: InputFile, original_name: str) -> PurePosixPath:
+    """Where the original goes: its own name, in the folder of the protected file.
+
+    The payload holds no name with a separator in it; on Windows a colon is one, too.
+
+    Raises:
+        PictureFailed: the name would lead out of that folder.
+    """
+    if os.name == "nt" and PureWindowsPath(original_name).name != original_name:
+        raise PictureFailed("the original's name cannot be a file name on this system")
+    return file.relative.with_name(original_name)
+
+
 def _signer(container: Container, owners: Collection[OwnerPublicKey]) -> str:
+    """The key id of the trusted owner who signed; empty where the owner is not known here.
+
+    Raises:
+        SignatureInvalid: the container names a trusted owner who did not sign it, or nobody did.
+    """
     try:
         return check_signature(container, owners).key_id
-    except (OwnerUnknown, SignatureInvalid):
+    except OwnerUnknown:
         return ""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path, PurePosixPath
 
+import numpy as np
+
+from miad_cli.changes import Changes, changes_in, drawing_of, lossy_encoding
 from miad_cli.errors import (
     ContainerDamaged,
     KeyUnusable,
@@ -15,24 +18,27 @@ from miad_cli.errors import (
     OwnerUnknown,
     PictureFailed,
     SignatureInvalid,
+    UsageError,
     VerificationFailed,
     exit_code_of,
 )
-from miad_cli.files import collect_inputs, read_file
-from miad_cli.imaging.dicom import NoPicture
+from miad_cli.files import collect_inputs, read_file, write_files
+from miad_cli.imaging.dicom import NoPicture, is_dicom
 from miad_cli.imaging.picture import Identity as PictureIdentity
-from miad_cli.imaging.picture import container_in, identify, read_picture
-from miad_cli.restoration import restore
-from miad_cli.seal.carriers import SIDECAR_SUFFIX, parse_copies, read_sidecar
-from miad_cli.seal.container import Container, Manifest, check_signature, open_payload
-from miad_cli.seal.keys import Identity, OwnerPublicKey
-from miad_cli.seal.payload import decode
+from miad_cli.imaging.picture import Picture, container_in, identify, read_picture
+from miad_cli.restoration import marked_again, restore
+from miad_cli.seal.carriers import SIDECAR_SUFFIX, parse_copies, read_sidecar, sidecar_of
+from miad_cli.seal.container import MAGIC, Container, Manifest, check_signature, open_payload
+from miad_cli.seal.identities import Identity
+from miad_cli.seal.owner import OwnerPublicKey
+from miad_cli.seal.payload import Payload, decode
 
 
 class Verdict(Enum):
     """One word for each thing that can have happened. Only the first is good."""
 
     AUTHENTIC = "authentic"
+    OTHER_RECIPE = "not what its recipe makes of the original"
     RE_ENCODED = "re-encoded without loss"
     ATTRIBUTES_CHANGED = "attributes of the picture changed"
     PIXELS_CHANGED = "pixels changed"
@@ -47,12 +53,23 @@ class Verdict(Enum):
 
 @dataclass(frozen=True)
 class Verification:
-    """What is known of one file. `restorable` is None where no key was given."""
+    """What is known of one file.
+
+    Attributes:
+        changes: what differs from what was sealed, where pixels or attributes do.
+        restorable: whether a key that was given gets the original back; None without a key.
+        recipe_holds: whether the sealed recipe, applied to the restored original, gives exactly
+            these pixels (MedLocker's certificate); None where that could not be tried.
+        picture: where the changes were drawn, below the folder for reports.
+    """
 
     name: PurePosixPath
     verdict: Verdict
     reason: str = ""
+    changes: Changes | None = None
     restorable: bool | None = None
+    recipe_holds: bool | None = None
+    picture: PurePosixPath | None = None
     exit_code: int = 0
 
 
@@ -78,16 +95,26 @@ def verify(
     owners: Collection[OwnerPublicKey],
     identities: Sequence[Identity] = (),
     progress: Callable[[Verification, int], None] | None = None,
+    drawings: Path | None = None,
 ) -> Report:
     """A verdict on every file below the inputs. `owners` are the keys that are trusted.
 
+    `drawings` is where a small picture of each file whose pixels changed is written: a folder,
+    or for a single file a name that ends in .png.
+
     Raises:
         NoUsableInput: there is no file.
+        UsageError: one drawing cannot be made of several files, or not be written there.
     """
     files = [file for file in collect_inputs(inputs) if not _is_sidecar_of_picture(file.path)]
+    if drawings and _is_one_drawing(drawings) and len(files) > 1:
+        raise UsageError(
+            f"{drawings} is one picture, and there are {len(files)} files",
+            hint="Name a folder with --report.",
+        )
     results = []
     for file in files:
-        result = verify_file(file.path, owners, identities, file.relative)
+        result = verify_file(file.path, owners, identities, file.relative, drawings)
         results.append(result)
         if progress:
             progress(result, len(files))
@@ -99,6 +126,7 @@ def verify_file(
     owners: Collection[OwnerPublicKey],
     identities: Sequence[Identity] = (),
     name: PurePosixPath | None = None,
+    drawings: Path | None = None,
 ) -> Verification:
     """The verdict on one file, with its sidecar where there is one."""
     shown = name or PurePosixPath(path.name)
@@ -111,6 +139,8 @@ def verify_file(
         return _bad(shown, Verdict.UNREADABLE, error.message)
     if picture is None or isinstance(picture, NoPicture):
         reason = picture.reason if picture else "not an image"
+        if _was_protected(content, path):
+            return _bad(shown, Verdict.DAMAGED, f"protected once, and no picture now: {reason}")
         return Verification(shown, Verdict.NO_PICTURE, reason)
     try:
         identity = identify(picture)
@@ -126,10 +156,39 @@ def verify_file(
         return _bad(shown, verdict, error.message)
     if verdict is Verdict.AUTHENTIC and copies[0] is None:
         reason = "the container is in the sidecar only"
-    restorable, why, code = _restorable(container, content, identities)
-    if verdict is not Verdict.AUTHENTIC:
-        code = exit_code_of([code, VerificationFailed.exit_code])
-    return Verification(shown, verdict, "; ".join(filter(None, (reason, why))), restorable, code)
+    found = Verification(shown, verdict, reason)
+    return _examined(found, container, picture, identities, drawings)
+
+
+def _examined(
+    found: Verification,
+    container: Container,
+    picture: Picture,
+    identities: Sequence[Identity],
+    drawings: Path | None,
+) -> Verification:
+    """`found`, with what happened to the picture in detail, and the exit code."""
+    verdict = found.verdict
+    if verdict in (Verdict.PIXELS_CHANGED, Verdict.ATTRIBUTES_CHANGED):
+        found = replace(found, changes=changes_in(picture, container.manifest))
+    if identities:
+        found = _with_key(found, container, picture, identities)
+    if drawings and found.changes and verdict is Verdict.PIXELS_CHANGED:
+        found = _drawn(found, picture, found.changes, drawings)
+    if found.changes:
+        found = _because(found, found.changes.sentence)
+    if verdict in (Verdict.PIXELS_CHANGED, Verdict.MOVED) and (encoding := lossy_encoding(picture)):
+        found = _because(found, f"it was encoded again as {encoding}, which can lose detail")
+    if found.verdict is not Verdict.AUTHENTIC:
+        codes = [found.exit_code, VerificationFailed.exit_code]
+        found = replace(found, exit_code=exit_code_of(codes))
+    return found
+
+
+def _was_protected(content: bytes, path: Path) -> bool:
+    """Whether something that is no picture was one: it holds a container, or its header is ours."""
+    header_is_ours = is_dicom(content[:132]) and b"MIAD" in content[:1024]
+    return header_is_ours or MAGIC in content or sidecar_of(path).exists()
 
 
 def _bad(name: PurePosixPath, verdict: Verdict, reason: str) -> Verification:
@@ -163,26 +222,71 @@ def _compare(identity: PictureIdentity, manifest: Manifest) -> tuple[Verdict, st
     if not same_pixels:
         return Verdict.PIXELS_CHANGED, "the pixels are not the ones that were sealed"
     if not same_attributes:
-        return Verdict.ATTRIBUTES_CHANGED, "geometry, window or UIDs are not the sealed ones"
+        return Verdict.ATTRIBUTES_CHANGED, "geometry, display or UIDs are not the sealed ones"
     if identity.pixel_data_sha256 != manifest.pixel_data_sha256:
         return Verdict.RE_ENCODED, "the same pixels in another encoding"
     return Verdict.AUTHENTIC, ""
 
 
-def _restorable(
-    container: Container, content: bytes, identities: Sequence[Identity]
-) -> tuple[bool | None, str, int]:
-    """Whether a given key gets the original back; why not; and that failure's exit code."""
-    if not identities:
-        return None, "", 0
+def _because(found: Verification, *reasons: str) -> Verification:
+    """`found` with more reasons."""
+    said = [reason.rstrip(".") for reason in (found.reason, *reasons) if reason]
+    return replace(found, reason="; ".join(said))
+
+
+def _with_key(
+    found: Verification, container: Container, picture: Picture, identities: Sequence[Identity]
+) -> Verification:
+    """`found`, and what only the holder of a key can say."""
     try:
         payload = decode(open_payload(container, identities))
         if payload.subject != container.manifest.subject:
             raise ContainerDamaged("the payload was sealed for another picture")
-        restore(payload, content)
+        original = restore(payload, picture.content)
     except (KeyUnusable, VerificationFailed, PictureFailed) as error:
-        return False, error.message, error.exit_code
-    return True, "", 0
+        failed = replace(found, restorable=False, exit_code=error.exit_code)
+        return _because(failed, error.message)
+    return _with_recipe(replace(found, restorable=True), payload, original, picture)
+
+
+def _with_recipe(
+    found: Verification, payload: Payload, original: bytes, picture: Picture
+) -> Verification:
+    """`found`, and whether the recipe makes these pixels of the original, or how many it misses."""
+    try:
+        expected, stored = marked_again(payload, original), picture.image.stored
+    except PictureFailed as error:
+        return _because(found, f"the recipe could not be tried: {error.message}")
+    except ContainerDamaged as error:
+        return _of_other_recipe(found, error.message)
+    if found.verdict in (Verdict.PIXELS_CHANGED, Verdict.MOVED):
+        changes = found.changes and found.changes.counted(expected, stored)
+        return replace(found, changes=changes)
+    if not np.array_equal(expected, stored):
+        reason = "the sealed recipe, applied to the restored original, gives other pixels"
+        return _of_other_recipe(found, reason)
+    return replace(found, recipe_holds=True)
+
+
+def _of_other_recipe(found: Verification, reason: str) -> Verification:
+    return _because(replace(found, verdict=Verdict.OTHER_RECIPE, recipe_holds=False), reason)
+
+
+def _is_one_drawing(place: Path) -> bool:
+    return place.suffix.lower() == ".png" and not place.is_dir()
+
+
+def _drawn(found: Verification, picture: Picture, changes: Changes, place: Path) -> Verification:
+    """`found`, with its changes drawn below `place`."""
+    relative = PurePosixPath(f"{found.name}.png")
+    target = place if _is_one_drawing(place) else place / relative
+    try:
+        write_files(target.parent, {target.name: drawing_of(picture, changes)}, lambda parts: None)
+    except PictureFailed as error:
+        return _because(found, f"no picture of the changes: {error.message}")
+    except OSError as error:
+        raise UsageError(f"{place}: the report cannot be written ({error.strerror})") from None
+    return replace(found, picture=PurePosixPath(target.name) if target == place else relative)
 
 
 def _is_sidecar_of_picture(path: Path) -> bool:

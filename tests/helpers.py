@@ -18,7 +18,8 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian
 from miad_cli.imaging.dicom import DicomPicture, read_dicom
 from miad_cli.imaging.image import MedicalImage
 from miad_cli.instance import Sealing
-from miad_cli.seal.keys import OwnerKey
+from miad_cli.seal.identities import Recipient
+from miad_cli.seal.owner import OwnerKey
 from miad_cli.watermark.blend import Mark, Tone, blend, tone_for
 from miad_cli.watermark.ensemble import Attention, Opinion
 from miad_cli.watermark.marking import Marking
@@ -190,7 +191,7 @@ def marking_of(image: MedicalImage, mark: Mark) -> Marking:
 def sealing_for(recipient: Any, payload: str = "auto", carrier: str = "both") -> Sealing:
     return Sealing(
         owner=OWNER,
-        recipients=(recipient,),
+        recipients=(Recipient(str(recipient)),),
         series_parts=(b"profile", b"logo", b"seed"),
         bank_digest="b" * 64,
         payload=payload,

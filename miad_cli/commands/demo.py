@@ -50,7 +50,7 @@ def _run(folder: Path, study: Path, protected: Path, unlocked: Path, key: Path) 
     """Run the three commands as a user would type them, and say them."""
     from miad_cli.commands.trust import read_identities
     from miad_cli.protect import Request, protect
-    from miad_cli.seal.keys import OwnerKey
+    from miad_cli.seal.owner import OwnerKey
     from miad_cli.unlock import unlock
     from miad_cli.verify import verify
 

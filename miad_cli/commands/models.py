@@ -20,7 +20,8 @@ def list_command(as_json: AsJson = False) -> None:
 
     manifests = [load_manifest(folder) for folder in list_models()]
     if as_json:
-        console.print_json([one.model_dump(mode="json", by_alias=True) for one in manifests])
+        models = [one.model_dump(mode="json", by_alias=True) for one in manifests]
+        console.print_json({"models": models})
         return
     from rich.table import Table
 
@@ -63,7 +64,7 @@ def check_command(as_json: AsJson = False) -> None:
         except ModelUnusable as error:
             results.append({"name": folder.name, "ok": False, "reason": error.message})
     if as_json:
-        console.print_json(results)
+        console.print_json({"models": results})
     for one in results:
         said = "[green]ok[/]" if one["ok"] else f"[red]failed[/] {console.clean(one['reason'])}"
         console.say(console.Manners(as_json), f"{one['name']}: {said}")

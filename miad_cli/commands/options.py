@@ -23,3 +23,20 @@ Keys = Annotated[
     list[Path] | None,
     typer.Option("--key", help="Identity file (age) that opens the seal; repeatable."),
 ]
+OwnerRoots = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--owner-root",
+        help="Root certificate (PEM): --owner certificates must lead to one; repeatable.",
+    ),
+]
+SignWith = Annotated[Path | None, typer.Option("--sign-with", help="Owner's signing key (PEM).")]
+PassphraseFd = Annotated[
+    int | None,
+    typer.Option("--passphrase-fd", min=0, help="Read passphrases from this file descriptor."),
+]
+PassphraseCommand = Annotated[
+    str | None,
+    typer.Option("--passphrase-command", help="Run this for a passphrase; MIAD_KEY_FILE is set."),
+]
+NoInput = Annotated[bool, typer.Option("--no-input", help="Never ask for anything.")]

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from miad_cli import console
-from miad_cli.commands.options import AsJson, Inputs, LogJson, Output, Quiet, Verbose
+from miad_cli.commands.options import (
+    AsJson,
+    Inputs,
+    LogJson,
+    NoInput,
+    Output,
+    PassphraseCommand,
+    PassphraseFd,
+    Quiet,
+    SignWith,
+    Verbose,
+)
 
 if TYPE_CHECKING:
     from miad_cli.protect import Outcome, Report
@@ -39,9 +51,10 @@ def protect_command(
     key_out: Annotated[
         Path | None, typer.Option("--key-out", help="Where to make the key, without --to.")
     ] = None,
-    sign_with: Annotated[
-        Path | None, typer.Option("--sign-with", help="Owner's signing key (PEM).")
-    ] = None,
+    sign_with: SignWith = None,
+    passphrase_fd: PassphraseFd = None,
+    passphrase_command: PassphraseCommand = None,
+    no_input: NoInput = False,
     search: Annotated[SearchName | None, typer.Option("--search", help="Search method.")] = None,
     payload: Annotated[
         PayloadName | None, typer.Option("--payload", help="What is sealed.")
@@ -74,23 +87,31 @@ def protect_command(
     verbose: Verbose = False,
 ) -> None:
     """Copy pictures with your logo where it hurts AI diagnosis most, and seal the originals."""
-    from miad_cli.files import default_output
+    from miad_cli.commands.passphrases import Passphrases
+    from miad_cli.commands.trust import read_owner, read_recipients
+    from miad_cli.files import check_report_place, default_output
     from miad_cli.profiles import named_profile
     from miad_cli.protect import Request, protect
-    from miad_cli.seal.keys import OwnerKey, load_recipients, parse_recipient
+    from miad_cli.seal.places import own_key_path
 
+    if report is not None:
+        check_report_place(report, inputs)
     manners = console.Manners(as_json, log_json, quiet, verbose)
-    recipients = [parse_recipient(text) for text in to or []]
-    recipients += [one for path in to_file or [] for one in load_recipients(path)]
+    passphrases = Passphrases(passphrase_fd, passphrase_command, no_input)
+    chosen = named_profile(profile) if profile else None
+    recipients = read_recipients(to, to_file)
+    if not recipients and chosen is not None and chosen.recipients_file is not None:
+        recipients = read_recipients([], [chosen.recipients_file])
     request = Request(
         inputs=tuple(inputs),
         logo=logo,
         output=output or default_output(inputs, "protected"),
-        profile=named_profile(profile) if profile else None,
+        profile=chosen,
         overrides=_overrides(search, models, payload, carrier),
         recipients=tuple(recipients),
         key_out=key_out,
-        owner=OwnerKey.load(sign_with) if sign_with else None,
+        owner=read_owner(sign_with, manners, passphrases) if sign_with else None,
+        owner_passphrase=partial(passphrases.bytes_of, own_key_path()),
         device=device,
         seed=seed,
         on_exists="resume" if resume else on_exists,
@@ -126,15 +147,15 @@ def _overrides(
 
 def _render(report: Report, manners: console.Manners, path: Path | None) -> None:
     facts = report_facts(report)
-    if path is not None:
-        from miad_cli.files import write_report
-
-        write_report(path, facts)
     if manners.as_json:
         console.print_json(facts)
     for outcome in report.outcomes:
         _render_outcome(outcome, manners)
     _render_summary(report, manners)
+    if path is not None:
+        from miad_cli.files import write_report
+
+        write_report(path, facts)
 
 
 def _render_outcome(outcome: Outcome, manners: console.Manners) -> None:

@@ -7,7 +7,20 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from miad_cli import console
-from miad_cli.commands.options import AsJson, Inputs, Keys, LogJson, Output, Owners, Quiet, Verbose
+from miad_cli.commands.options import (
+    AsJson,
+    Inputs,
+    Keys,
+    LogJson,
+    NoInput,
+    Output,
+    OwnerRoots,
+    Owners,
+    PassphraseCommand,
+    PassphraseFd,
+    Quiet,
+    Verbose,
+)
 
 if TYPE_CHECKING:
     from miad_cli.unlock import Outcome, Report
@@ -20,6 +33,10 @@ def unlock_command(
     key: Keys = None,
     output: Output = None,
     owner: Owners = None,
+    owner_root: OwnerRoots = None,
+    passphrase_fd: PassphraseFd = None,
+    passphrase_command: PassphraseCommand = None,
+    no_input: NoInput = False,
     on_exists: Annotated[
         OnExistsName, typer.Option("--on-exists", help="What to do with files that are there.")
     ] = "fail",
@@ -29,6 +46,7 @@ def unlock_command(
     verbose: Verbose = False,
 ) -> None:
     """Give the original files back, byte for byte, to whoever holds a key."""
+    from miad_cli.commands.passphrases import Passphrases
     from miad_cli.commands.trust import read_identities, trusted_owners
     from miad_cli.errors import UsageError
     from miad_cli.files import default_output
@@ -40,6 +58,9 @@ def unlock_command(
         )
     manners = console.Manners(as_json, log_json, quiet, verbose)
     target = output or default_output(inputs, "unlocked")
+    passphrases = Passphrases(passphrase_fd, passphrase_command, no_input)
+    identities = read_identities(key, manners, passphrases)
+    owners = trusted_owners(owner, owner_root, manners)
     with console.progress_bar(manners, "Unlocking") as advance:
 
         def follow(outcome: Outcome, total: int) -> None:
@@ -47,14 +68,7 @@ def unlock_command(
             if log_json:
                 console.log_line(_as_facts(outcome))
 
-        result = unlock(
-            inputs,
-            target,
-            read_identities(key, manners),
-            trusted_owners(owner or []),
-            on_exists,
-            follow,
-        )
+        result = unlock(inputs, target, identities, owners, on_exists, follow)
     _render(result, manners)
     raise typer.Exit(result.exit_code)
 
@@ -88,6 +102,12 @@ def _render(report: Report, manners: console.Manners) -> None:
     console.say(manners, ", ".join(parts))
     if done:
         console.say(manners, f"output: {console.clean(report.output)}")
+    if any(one.state == "unlocked" and not one.signed_by for one in report.outcomes):
+        console.warn(
+            "sealed by an owner who is not known here, so nobody vouches that these are the "
+            "originals; name the owner's public key with --owner",
+            manners,
+        )
 
 
 def _as_facts(outcome: Outcome) -> dict[str, Any]:

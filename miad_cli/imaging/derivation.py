@@ -6,14 +6,16 @@ becomes is listed in docs/format.md.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from io import BytesIO
 
-from pydicom import Dataset, dcmread, dcmwrite
+from pydicom import DataElement, Dataset, dcmread, dcmwrite
 from pydicom.dataset import FileMetaDataset
 from pydicom.sequence import Sequence
+from pydicom.tag import BaseTag
 from pydicom.uid import (
     PYDICOM_IMPLEMENTATION_UID,
     UID,
@@ -69,6 +71,13 @@ def derive_instance(
     dataset = dcmread(BytesIO(picture.content))
     _write_pixels(dataset, picture, values)
     _mark_as_derived(dataset, method)
+    _replace_uids(
+        dataset,
+        {
+            str(picture.dataset.get("SOPInstanceUID") or ""): identity.sop_instance_uid,
+            str(picture.dataset.get("SeriesInstanceUID") or ""): identity.series_instance_uid,
+        },
+    )
     dataset.SOPInstanceUID = identity.sop_instance_uid
     dataset.file_meta.MediaStorageSOPInstanceUID = UID(identity.sop_instance_uid)
     dataset.SeriesInstanceUID = identity.series_instance_uid
@@ -103,11 +112,16 @@ def embed_container(dataset: Dataset, container: bytes) -> None:
 
 
 def embedded_container(dataset: Dataset) -> bytes | None:
-    """The container in our private block, found by its creator, or None."""
+    """The container in our private block, found by its creator, or None.
+
+    Nothing that can be a container (no bytes) where the block itself is broken.
+    """
     try:
         element = dataset.private_block(PRIVATE_GROUP, PRIVATE_CREATOR)[_CONTAINER_ELEMENT]
     except KeyError:
         return None
+    except Exception:  # a broken block makes pydicom raise anything
+        return b""
     return bytes(element.value) if isinstance(element.value, bytes) else b""
 
 
@@ -143,7 +157,7 @@ def _mark_as_derived(dataset: Dataset, method: str) -> None:
     now = datetime.now(UTC)
     for holder in _image_type_holders(dataset):
         keyword = "ImageType" if holder is dataset else "FrameType"
-        kept = list(holder.get(keyword) or [])[2:]
+        kept = _values(holder.get(keyword))[2:]
         setattr(holder, keyword, ["DERIVED", "SECONDARY", *kept])
     dataset.DerivationDescription = method
     dataset.DerivationCodeSequence = Sequence(
@@ -159,6 +173,13 @@ def _mark_as_derived(dataset: Dataset, method: str) -> None:
     dataset.InstanceCreationDate = now.strftime("%Y%m%d")
     dataset.InstanceCreationTime = now.strftime("%H%M%S")
     dataset.InstanceCreatorUID = CREATOR_UID
+
+
+def _values(value: object) -> list[str]:
+    """The values of an attribute, whether it has none, one or several."""
+    if value is None or value == "":
+        return []
+    return [value] if isinstance(value, str) else [str(one) for one in value]  # type: ignore[attr-defined]
 
 
 def _image_type_holders(dataset: Dataset) -> Iterator[Dataset]:
@@ -202,20 +223,57 @@ def _equipment(now: datetime) -> Dataset:
 
 def _mark_series(dataset: Dataset) -> None:
     if dataset.get("SeriesNumber") is not None:
-        number = int(dataset.SeriesNumber) + SERIES_NUMBER_OFFSET
-        dataset.SeriesNumber = min(number, 2**31 - 1)  # all that an IS holds (PS3.5 6.2)
+        with contextlib.suppress(TypeError, ValueError):  # not a number: it stays as it is
+            number = int(dataset.SeriesNumber) + SERIES_NUMBER_OFFSET
+            dataset.SeriesNumber = min(number, 2**31 - 1)  # all that an IS holds (PS3.5 6.2)
     described = str(dataset.get("SeriesDescription") or "")
     dataset.SeriesDescription = (DESCRIPTION_PREFIX + described)[:64].strip()
 
 
+def _replace_uids(dataset: Dataset, new: dict[str, str]) -> None:
+    """Put the new UIDs wherever, at any depth, the data set names its own old ones."""
+    for item in _all_items(dataset):
+        for tag in list(item.keys()):
+            element = _readable(item, tag)
+            if element is None or element.VR != "UI":
+                continue
+            values = _values(element.value)
+            replaced = [new.get(value, value) if value else value for value in values]
+            if replaced != values:
+                element.value = replaced if len(replaced) > 1 else replaced[0]
+
+
+def _all_items(dataset: Dataset) -> Iterator[Dataset]:
+    """The data set and every sequence item below it."""
+    waiting = [dataset]
+    while waiting:
+        item = waiting.pop()
+        yield item
+        for tag in list(item.keys()):
+            element = _readable(item, tag)
+            if element is not None and element.VR == "SQ":
+                waiting.extend(element.value)
+
+
+def _readable(item: Dataset, tag: BaseTag) -> DataElement | None:
+    """An element that is a UID or a sequence, or None; what cannot be read is left as it is."""
+    if item.get_item(tag).VR not in (None, "UI", "SQ", "UN"):
+        return None
+    try:
+        return item[tag]
+    except Exception:  # a broken value makes pydicom raise anything; it is written back raw
+        return None
+
+
 def _drop_what_shows_the_original(dataset: Dataset) -> None:
-    _delete(
-        dataset,
-        "IconImageSequence",
-        "DigitalSignaturesSequence",
-        "MACParametersSequence",
-        "SourceImageSequence",
-    )
+    for item in _all_items(dataset):
+        _delete(
+            item,
+            "IconImageSequence",
+            "DigitalSignaturesSequence",
+            "MACParametersSequence",
+            "SourceImageSequence",
+        )
 
 
 def _delete(dataset: Dataset, *keywords: str) -> None:

@@ -6,7 +6,10 @@ words; everything else is decoded, written as native values, and restored from t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from io import BytesIO
 from typing import Any
 
@@ -24,7 +27,7 @@ from pydicom.uid import (
 )
 
 from miad_cli.errors import PictureFailed
-from miad_cli.imaging.digests import PICTURE_ATTRIBUTES
+from miad_cli.imaging.digests import attribute_facts
 from miad_cli.imaging.image import (
     MedicalImage,
     StudyFacts,
@@ -59,6 +62,7 @@ class DicomPicture:
     Attributes:
         content: the file, byte for byte.
         dataset: what pydicom read from it; not to be changed.
+        attributes: the picture's attributes as text, for digests.
         layout, words: the picture as native words, (frames, rows, columns, samples).
         span: start and end of the Pixel Data value in `content` where `words` are that value;
             None where they had to be decoded, inflated or converted.
@@ -66,10 +70,20 @@ class DicomPicture:
 
     content: bytes
     dataset: Dataset
-    image: MedicalImage
+    attributes: dict[str, list[str]]
     layout: WordLayout
     words: Words
     span: tuple[int, int] | None
+
+    @cached_property
+    def image(self) -> MedicalImage:
+        """What is shown; made when asked for, since a verdict needs only the words.
+
+        Raises:
+            PictureFailed: an attribute says nothing that can be shown.
+        """
+        with _decoding(self.dataset):
+            return _image(self.dataset, self.layout, self.layout.values(self.words))
 
     @property
     def is_native(self) -> bool:
@@ -82,6 +96,15 @@ def is_dicom(head: bytes) -> bool:
     return head[128:132] == b"DICM"
 
 
+def is_bare_dicom(head: bytes) -> bool:
+    """True where a file begins like a data set without preamble: a first element of group 0002
+    or 0008, with an explicit VR or with the length of an implicit one."""
+    if head[:2] not in (b"\x02\x00", b"\x08\x00") or head[3:4] != b"\x00" or len(head) < 8:
+        return False
+    explicit = head[4:6].isalpha() and head[4:6].isupper()
+    return explicit or (head[5:8] == b"\0\0\0" and head[4] <= 64)
+
+
 def read_dicom(content: bytes) -> DicomPicture | NoPicture:
     """Read one file.
 
@@ -89,14 +112,18 @@ def read_dicom(content: bytes) -> DicomPicture | NoPicture:
         PictureFailed: it is not DICOM, is cut short, or holds pixels that cannot be decoded.
     """
     dataset = _parse(content)
-    try:
+    with _decoding(dataset):
         reason = _why_no_picture(dataset)
         if reason:
             return NoPicture(reason)
-        for keyword in PICTURE_ATTRIBUTES:
-            dataset.get(keyword)  # read now, so that a broken one is found here and not in a digest
-        layout, words, span = _pixels(content, dataset)
-        image = _image(dataset, layout, layout.values(words))
+        return DicomPicture(content, dataset, attribute_facts(dataset), *_pixels(content, dataset))
+
+
+@contextmanager
+def _decoding(dataset: Dataset) -> Iterator[None]:
+    """Turn whatever a broken file makes pydicom and its decoders raise into PictureFailed."""
+    try:
+        yield
     except PictureFailed:
         raise
     except (MemoryError, RecursionError) as error:
@@ -111,7 +138,6 @@ def read_dicom(content: bytes) -> DicomPicture | NoPicture:
         raise PictureFailed(
             f"the pixels cannot be decoded ({_syntax(dataset).name}: {type(error).__name__})"
         ) from error
-    return DicomPicture(content, dataset, image, layout, words, span)
 
 
 def _parse(content: bytes) -> Dataset:
@@ -146,6 +172,8 @@ def _why_no_picture(dataset: Dataset) -> str:
         return _NO_PICTURE[sop_class]
     if "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset:
         return "floating point pixels"
+    if "PixelData" not in dataset and "SOPClassUID" not in dataset:
+        raise PictureFailed("cut short: nothing in it says what it is")
     if "PixelData" not in dataset:
         return f"no pixels ({sop_class.name or 'unnamed SOP class'})"
     if dataset.get("BitsAllocated") == 1:
@@ -171,8 +199,16 @@ def _pixels(content: bytes, dataset: Dataset) -> tuple[WordLayout, Words, tuple[
     if start is not None and syntax != DeflatedExplicitVRLittleEndian:
         end = start + len(value)
         exact = len(value) == layout.byte_length + layout.byte_length % 2
-        span = (start, end) if exact and content[start:end] == value else None
+        span = (start, end) if exact and _holds(content, start, value) else None
     return layout.with_sign_of(words), words, span
+
+
+def _holds(content: bytes, start: int, value: bytes) -> bool:
+    """Whether `value` stands in `content` at `start`; nothing is copied."""
+    if start + len(value) > len(content):
+        return False
+    there = np.frombuffer(content, np.uint8, len(value), start)
+    return bool(np.array_equal(there, np.frombuffer(value, np.uint8)))
 
 
 def _refuse_oversize(dataset: Dataset) -> None:

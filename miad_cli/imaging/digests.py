@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 from pydicom import Dataset
+from pydicom.dataelem import RawDataElement
 from pydicom.multival import MultiValue
+from pydicom.tag import BaseTag, Tag
 
 from miad_cli.imaging.words import Values, WordLayout, Words
 
@@ -49,19 +51,45 @@ PICTURE_ATTRIBUTES = (
 )
 """Image Pixel, geometry, rescale, VOI and UIDs; nothing that identifies a person."""
 
+_TEXT = ("DS", "IS", "CS", "UI", "LO", "SH")
+_TAGS = {keyword: Tag(keyword) for keyword in PICTURE_ATTRIBUTES}
 
-def pixels_digest(layout: WordLayout, words: Words) -> str:
+TILES = 8
+"""Tiles along each side of the grid that says where a picture was changed."""
+
+
+def pixels_digest(layout: WordLayout, words: Words, value: bytes = b"", of_value: str = "") -> str:
     """SHA-256 (hex) of geometry and values, little endian, rows x columns x samples by frame.
 
     Bits that belong to no value are part of it where they say something (overlays in high bits).
+    `of_value` is the SHA-256 (hex) of `value`, if there is one: where these bytes are the values,
+    as in most files, they are not hashed twice.
     """
-    values = layout.values(words)
-    digest = values_digest(values, layout.bits_stored, layout.signed)
-    unused = layout.unused_bits(words)
+    values, unused = split_words(layout, words)
+    laid = _laid_out(values, layout.bits_stored, layout.signed)
+    if of_value and len(value) == laid.nbytes and _are_same(laid, value):
+        digest = _with_geometry(values, layout.bits_stored, layout.signed, bytes.fromhex(of_value))
+    else:
+        digest = values_digest(values, layout.bits_stored, layout.signed)
     if unused is None:
         return digest
     width = f"<u{layout.bits_allocated // 8}"
     return hashlib.sha256(digest.encode() + unused.astype(width).tobytes()).hexdigest()
+
+
+def split_words(layout: WordLayout, words: Words) -> tuple[Values, Words | None]:
+    """The values in `words`, and the bits that belong to none where they say something.
+
+    Nothing is copied where the words are the values, as in most files.
+    """
+    plain = layout.high_bit + 1 == layout.bits_stored
+    full = layout.bits_stored == layout.bits_allocated
+    if plain and (full or layout.sign_extended or not layout.signed):
+        values = words.view(f"{'i' if layout.signed else 'u'}{words.dtype.itemsize}")
+        low, high = layout.bounds
+        if full or (low <= int(values.min()) and int(values.max()) <= high):
+            return values, None
+    return layout.values(words), layout.unused_bits(words)
 
 
 def values_digest(values: Values, bits_stored: int, signed: bool) -> str:
@@ -69,25 +97,90 @@ def values_digest(values: Values, bits_stored: int, signed: bool) -> str:
 
     Each value is written little endian in the fewest of 1, 2 or 4 bytes that hold `bits_stored`.
     """
-    width = 1 if bits_stored <= 8 else 2 if bits_stored <= 16 else 4
-    geometry = json.dumps([*values.shape, bits_stored, int(signed)], separators=(",", ":"))
-    state = hashlib.sha256(b"miad/v1/pixels\0" + geometry.encode() + b"\0")
-    code = f"<{'i' if signed else 'u'}{width}"
+    state = hashlib.sha256()
     for frame in values:
-        state.update(np.ascontiguousarray(frame, dtype=code).tobytes())
-    return state.hexdigest()
+        state.update(_laid_out(frame, bits_stored, signed).data)
+    return _with_geometry(values, bits_stored, signed, state.digest())
 
 
-def attributes_digest(dataset: Dataset) -> str:
-    """SHA-256 (hex) of the picture's attributes, in canonical JSON."""
-    described = {keyword: _canonical(dataset.get(keyword)) for keyword in PICTURE_ATTRIBUTES}
-    return facts_digest({name: value for name, value in described.items() if value})
+def _with_geometry(values: Values, bits_stored: int, signed: bool, of_values: bytes) -> str:
+    geometry = json.dumps([*values.shape, bits_stored, int(signed)], separators=(",", ":"))
+    message = b"miad/v1/pixels\0" + geometry.encode() + b"\0" + of_values
+    return hashlib.sha256(message).hexdigest()
+
+
+def _laid_out(values: Values, bits_stored: int, signed: bool) -> Values:
+    return np.ascontiguousarray(values, dtype=_value_code(bits_stored, signed))
+
+
+def _are_same(laid: Values, value: bytes) -> bool:
+    return bool(np.array_equal(laid.reshape(-1), np.frombuffer(value, laid.dtype)))
+
+
+def _value_code(bits_stored: int, signed: bool) -> str:
+    width = 1 if bits_stored <= 8 else 2 if bits_stored <= 16 else 4
+    return f"<{'i' if signed else 'u'}{width}"
+
+
+def tile_digests(values: Values, bits_stored: int, signed: bool, extra: Words | None = None) -> str:
+    """8 hex digits (4 bytes of SHA-256) for each of 8 x 8 tiles of the picture, row by row.
+
+    A tile's digest is over its values in all frames, laid out as in `values_digest`, and over
+    the same tile of `extra` (transparency, or bits that belong to no value) where there is one.
+    """
+    code, digests = _value_code(bits_stored, signed), []
+    for rows, columns in tile_regions(values.shape[1], values.shape[2]):
+        state = hashlib.sha256(b"miad/v1/tile\0")
+        state.update(values[:, rows, columns].astype(code).tobytes())
+        if extra is not None:
+            width = f"<u{extra.dtype.itemsize}"
+            state.update(extra[:, rows, columns].astype(width).tobytes())
+        digests.append(state.hexdigest()[:8])
+    return "".join(digests)
+
+
+def tile_regions(rows: int, columns: int) -> list[tuple[slice, slice]]:
+    """Rows and columns of the 64 tiles, row by row; some are empty in very small pictures."""
+    down, across = ([size * n // TILES for n in range(TILES + 1)] for size in (rows, columns))
+    return [
+        (slice(down[i], down[i + 1]), slice(across[j], across[j + 1]))
+        for i in range(TILES)
+        for j in range(TILES)
+    ]
+
+
+def attribute_facts(dataset: Dataset) -> dict[str, list[str]]:
+    """The picture's attributes that are there and not empty, as text."""
+    described = {
+        keyword: _described(dataset, tag) for keyword, tag in _TAGS.items() if tag in dataset
+    }
+    return {name: value for name, value in described.items() if value}
+
+
+def fact_digests(facts: dict[str, list[str]]) -> dict[str, str]:
+    """For each attribute 8 hex digits (4 bytes of SHA-256) that say whether it was changed.
+
+    Enough to name what changed; that something changed is for `facts_digest` to say.
+    """
+    return {name: facts_digest({name: value})[:8] for name, value in facts.items()}
 
 
 def facts_digest(facts: dict[str, list[str]]) -> str:
     """SHA-256 (hex) of attribute names and their values as text, in canonical JSON."""
     text = json.dumps(facts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(b"miad/v1/attributes\0" + text.encode()).hexdigest()
+
+
+def _described(dataset: Dataset, tag: BaseTag) -> list[str]:
+    """An attribute's values as text; from the bytes in the file where they are ASCII text.
+
+    pydicom makes numbers of them first, at ten times the price.
+    """
+    raw = dataset.get_item(tag)
+    if isinstance(raw, RawDataElement) and raw.VR in _TEXT and raw.value and raw.value.isascii():
+        items = raw.value.decode("ascii").rstrip(" \0").split("\\")
+        return [] if items == [""] else [_canonical_item(item) for item in items]
+    return _canonical(dataset[tag].value)
 
 
 def _canonical(value: Any) -> list[str]:

@@ -8,8 +8,15 @@ from pathlib import PurePath
 
 from miad_cli.errors import PictureFailed
 from miad_cli.imaging.derivation import embedded_container
-from miad_cli.imaging.dicom import DicomPicture, NoPicture, is_dicom, read_dicom
-from miad_cli.imaging.digests import attributes_digest, facts_digest, pixels_digest, values_digest
+from miad_cli.imaging.dicom import DicomPicture, NoPicture, is_bare_dicom, is_dicom, read_dicom
+from miad_cli.imaging.digests import (
+    fact_digests,
+    facts_digest,
+    pixels_digest,
+    split_words,
+    tile_digests,
+    values_digest,
+)
 from miad_cli.imaging.raster import (
     RasterPicture,
     container_in_png,
@@ -35,6 +42,19 @@ class Identity:
     attributes_sha256: str
 
 
+@dataclass(frozen=True)
+class Evidence:
+    """What a manifest holds to say where a picture was changed (docs/format.md, Digests).
+
+    Attributes:
+        tiles: 8 hex digits for each of 8 x 8 tiles.
+        attributes: 8 hex digits for each of the picture's attributes that it has.
+    """
+
+    tiles: str
+    attributes: dict[str, str]
+
+
 def read_picture(content: bytes, name: PurePath) -> Picture | NoPicture | None:
     """The picture in a file; NoPicture for other DICOM objects; None for what is no image file.
 
@@ -48,6 +68,10 @@ def read_picture(content: bytes, name: PurePath) -> Picture | NoPicture | None:
         return read_dicom(content)
     if raster_format(content[:16]):
         return read_raster(content)
+    if not content:
+        raise PictureFailed("the file is empty")
+    if is_bare_dicom(content[:8]):
+        raise PictureFailed("DICOM without the file header of PS3.10, so its encoding is not known")
     suffix = name.suffix.lower()
     if suffix in _DICOM_SUFFIXES:
         raise PictureFailed("not a DICOM file (no DICM prefix)")
@@ -60,11 +84,12 @@ def identify(picture: Picture) -> Identity:
     """The identity of a picture; a container inside the file does not change it."""
     if isinstance(picture, DicomPicture):
         pixel_data = picture.dataset.PixelData
+        of_pixel_data = hashlib.sha256(pixel_data).hexdigest()
         return Identity(
             str(picture.dataset.get("SOPInstanceUID") or ""),
-            pixels_digest(picture.layout, picture.words),
-            hashlib.sha256(pixel_data).hexdigest(),
-            attributes_digest(picture.dataset),
+            pixels_digest(picture.layout, picture.words, pixel_data, of_pixel_data),
+            of_pixel_data,
+            facts_digest(picture.attributes),
         )
     bare = without_container(picture.content)
     compressed = b"".join(data for kind, data in png_chunks(bare) if kind == b"IDAT")
@@ -78,6 +103,21 @@ def identify(picture: Picture) -> Identity:
         hashlib.sha256(compressed).hexdigest(),
         facts_digest({"chunks": shown}),
     )
+
+
+def evidence_of(picture: Picture) -> Evidence:
+    """Short digests of the parts of a picture; they are only needed once something changed."""
+    if isinstance(picture, DicomPicture):
+        layout = picture.layout
+        values, unused = split_words(layout, picture.words)
+        tiles = tile_digests(values, layout.bits_stored, layout.signed, unused)
+        return Evidence(tiles, fact_digests(picture.attributes))
+    extra = picture.alpha[None, ..., None] if picture.alpha is not None else None
+    tiles = tile_digests(picture.image.stored, picture.bits, False, extra)
+    facts: dict[str, list[str]] = {}
+    for kind, data in picture.chunks:
+        facts.setdefault(kind.decode("latin-1"), []).append(data.hex())
+    return Evidence(tiles, fact_digests(facts))
 
 
 def container_in(picture: Picture | NoPicture) -> bytes | None:

@@ -26,6 +26,9 @@ PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 CONTAINER_CHUNK = b"miAd"
 """Ancillary, private, not safe to copy by editors that change the picture (PNG 5.4)."""
 
+_PHOTOMETRIC, _ORIENTATION = 262, 274
+"""TIFF tags; photometric interpretation 0 is WhiteIsZero."""
+
 LARGEST_PIXELS = 6000 * 6000 * 4
 """Samples a raster picture may have before it is refused."""
 
@@ -92,6 +95,8 @@ def read_raster(content: bytes) -> RasterPicture:
         facts=StudyFacts(photometric_interpretation=photometric),
     )
     kept = tuple(chunk for chunk in png_chunks(content) if chunk[0] in _KEPT_CHUNKS)
+    if not kept:
+        kept = _profile_chunk(content)
     return RasterPicture(content, image, alpha, kept)
 
 
@@ -143,26 +148,53 @@ def _with_chunks(png: bytes, chunks: tuple[tuple[bytes, bytes], ...]) -> bytes:
     return png[:header_end] + b"".join(_chunk(*one) for one in chunks) + png[header_end:]
 
 
+def _profile_chunk(content: bytes) -> tuple[tuple[bytes, bytes], ...]:
+    """The colour profile of a JPEG or TIFF as the chunk a PNG has for it (PNG 11.3.3.3)."""
+    with Image.open(io.BytesIO(content)) as opened:
+        profile = opened.info.get("icc_profile") if opened.format != "PNG" else None
+    if not isinstance(profile, bytes) or not profile:
+        return ()
+    return ((b"iCCP", b"ICC profile\0\0" + zlib.compress(profile)),)
+
+
 def _samples(content: bytes) -> NDArray[np.unsignedinteger[Any]]:
     """(rows, columns, samples) of uint8 or uint16; samples 1 to 4."""
     with Image.open(io.BytesIO(content)) as opened:
         if opened.width * opened.height * 4 > LARGEST_PIXELS:
             raise PictureFailed(f"{opened.width} x {opened.height} pixels are more than is allowed")
-        if getattr(opened, "n_frames", 1) > 1:
+        if getattr(opened, "n_frames", 1) > 1 and opened.format != "MPO":
             raise PictureFailed("an animation or a file of several pages, not one picture")
         if _has_16_bit_samples(content, opened) and not opened.mode.startswith("I"):
-            return _through_simpleitk(content, opened.format or "PNG")
+            samples = _through_simpleitk(content, opened.format or "PNG")
+            if opened.format == "TIFF" and opened.tag_v2.get(_PHOTOMETRIC) == 0:  # type: ignore[attr-defined]
+                samples = np.iinfo(samples.dtype).max - samples
+            return _upright(samples, opened.getexif().get(_ORIENTATION, 1))
         upright = ImageOps.exif_transpose(opened)
         if upright.mode in ("I;16", "I;16B", "I;16L", "I"):
             wide = np.asarray(upright)
             if wide.min() < 0 or wide.max() > 0xFFFF:
                 raise PictureFailed("grey values beyond 16 bits")
-            return wide.astype(np.uint16)[..., None]
+            grey = wide.astype(np.uint16)[..., None]
+            inverted = opened.format == "TIFF" and opened.tag_v2.get(_PHOTOMETRIC) == 0  # type: ignore[attr-defined]
+            return 0xFFFF - grey if inverted else grey
         if upright.mode == "F":
             raise PictureFailed("floating point pixels; export them as 8 or 16 bit")
         mode = _plain_mode(upright)
         samples = np.asarray(upright if upright.mode == mode else upright.convert(mode))
         return samples[..., None] if samples.ndim == 2 else samples
+
+
+def _upright(
+    samples: NDArray[np.unsignedinteger[Any]], orientation: int
+) -> NDArray[np.unsignedinteger[Any]]:
+    """Samples as EXIF Orientation (1 to 8) says they are to be seen."""
+    if orientation in (5, 6, 7, 8):
+        samples = samples.transpose(1, 0, 2)
+    if orientation in (3, 4, 7, 8):
+        samples = samples[::-1]
+    if orientation in (2, 3, 6, 7):
+        samples = samples[:, ::-1]
+    return samples
 
 
 def _plain_mode(image: Image.Image) -> str:

@@ -116,6 +116,11 @@ class WordLayout:
         """This layout with `sign_extended` as `words` have it."""
         if not self.signed or not self._sign_mask:
             return replace(self, sign_extended=False)
+        if self.high_bit + 1 == self.bits_stored:
+            low, high = self.bounds
+            extended = words.view(f"i{words.dtype.itemsize}")
+            within = low <= int(extended.min()) and int(extended.max()) <= high
+            return replace(self, sign_extended=within)
         above = words.astype(self._wide) & self._sign_mask
         expected = np.where(self.values(words) < 0, self._sign_mask, 0)
         return replace(self, sign_extended=bool(np.array_equal(above, expected)))

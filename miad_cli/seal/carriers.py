@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from miad_cli.errors import ContainerDamaged, NotProtected, VerificationFailed
+from miad_cli.errors import NotProtected, VerificationFailed
 from miad_cli.seal.container import Container, parse
 
 SIDECAR_SUFFIX = ".miad"
@@ -17,21 +17,28 @@ def sidecar_of(picture: Path) -> Path:
     return picture.with_name(picture.name + SIDECAR_SUFFIX)
 
 
-def read_sidecar(picture: Path) -> bytes | None:
-    """The sidecar's bytes, or None where there is none.
+def is_sidecar(path: Path) -> bool:
+    """True for `NAME.miad`; a file called just `.miad` is none."""
+    return path.name.endswith(SIDECAR_SUFFIX) and path.name != SIDECAR_SUFFIX
 
-    Raises:
-        ContainerDamaged: it cannot be read.
+
+def picture_of(sidecar: Path) -> Path:
+    """The file that a sidecar belongs to."""
+    return sidecar.with_name(sidecar.name.removesuffix(SIDECAR_SUFFIX))
+
+
+def read_sidecar(picture: Path) -> bytes | None:
+    """The sidecar's bytes; empty where it cannot be read; None where there is none.
+
+    One that cannot be read is a damaged copy, and the copy in the file may still be good.
     """
     path = sidecar_of(picture)
     try:
-        if path.stat().st_size > SIDECAR_LIMIT:
-            raise ContainerDamaged("the sidecar is larger than any container")
-        return path.read_bytes()
+        return path.read_bytes() if path.stat().st_size <= SIDECAR_LIMIT else b""
     except FileNotFoundError:
         return None
-    except OSError as error:
-        raise ContainerDamaged(f"the sidecar cannot be read ({error.strerror})") from None
+    except OSError:
+        return b""
 
 
 def parse_copies(copies: Iterable[bytes | None]) -> list[Container]:
@@ -47,6 +54,8 @@ def parse_copies(copies: Iterable[bytes | None]) -> list[Container]:
     containers: list[Container] = []
     damage: VerificationFailed | None = None
     for copy in present:
+        if containers and copy.removesuffix(b"\0") == present[0].removesuffix(b"\0"):
+            continue  # as a rule the sidecar is what the file holds
         try:
             container = parse(copy)
         except VerificationFailed as error:

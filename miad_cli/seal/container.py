@@ -11,8 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Collection
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, fields
 
 import pyrage
 
@@ -23,7 +23,8 @@ from miad_cli.errors import (
     SignatureInvalid,
     UsageError,
 )
-from miad_cli.seal.keys import Identity, OwnerKey, OwnerPublicKey, Recipient
+from miad_cli.seal.identities import AgeRecipient, Identity
+from miad_cli.seal.owner import OwnerKey, OwnerPublicKey
 
 MAGIC = b"MIAD\x01"
 MANIFEST_VERSION = 1
@@ -34,6 +35,12 @@ SIGNATURE_LENGTHS = {1: 64}
 MANIFEST_LIMIT = 64 << 10
 AGE_HEADER_LIMIT = 64 << 10
 STANZA_LIMIT = 1000
+
+TILE_DIGITS = 8 * 8 * 8
+"""Hexadecimal digits of the field `tiles`: 8 x 8 tiles, 4 bytes each."""
+
+ATTRIBUTE_LIMIT = 64
+"""Entries of the field `attributes`."""
 
 INTEGER_LIMIT = 2**53 - 1
 """The largest integer in JSON that every reader reads exactly (RFC 7493)."""
@@ -50,6 +57,7 @@ _PATTERNS = {
     "pixel_data_sha256": _DIGEST,
     "attributes_sha256": _DIGEST,
     "age_sha256": _DIGEST,
+    "tiles": f"[0-9a-f]{{{TILE_DIGITS}}}",
     "payload_mode": "(compact|original)",
     "tool": "[!-~]([ -~]{0,62}[!-~])?",
 }
@@ -61,7 +69,9 @@ class Draft:
 
     `subject` is the SOPInstanceUID of the protected instance, or `sha256:` and the digest of a
     raster picture's identity; the digests (64 lower-case hex digits) are those of
-    `docs/format.md`; `payload_mode` is `compact` or `original`; `tool` names the program.
+    `docs/format.md`; `tiles` and `attributes` are the short digests that say where a picture
+    was changed and in which attributes; `payload_mode` is `compact` or `original`; `tool` names
+    the program.
 
     Raises:
         ValueError: a field cannot stand in a manifest.
@@ -71,12 +81,14 @@ class Draft:
     pixels_sha256: str
     pixel_data_sha256: str
     attributes_sha256: str
+    tiles: str
+    attributes: Mapping[str, str]
     payload_mode: str
     tool: str
 
     def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            check_field(name, value)
+        for field in fields(self):
+            check_field(field.name, getattr(self, field.name))
 
 
 @dataclass(frozen=True)
@@ -99,7 +111,7 @@ class Manifest(Draft):
 
     def to_bytes(self) -> bytes:
         """The one encoding of this manifest."""
-        return canonical_json(asdict(self))
+        return canonical_json({field.name: getattr(self, field.name) for field in fields(self)})
 
     @classmethod
     def from_bytes(cls, encoded: bytes) -> Manifest:
@@ -145,7 +157,7 @@ class Container:
 
 
 def seal(
-    draft: Draft, plaintext: bytes, recipients: Collection[Recipient], owner: OwnerKey
+    draft: Draft, plaintext: bytes, recipients: Collection[AgeRecipient], owner: OwnerKey
 ) -> bytes:
     """Encrypt `plaintext` to `recipients` (one at least), sign, and give the container.
 
@@ -296,8 +308,19 @@ def check_field(name: str, value: object) -> None:
     if name in _PATTERNS:
         if type(value) is not str or not re.fullmatch(_PATTERNS[name], value):
             raise ValueError(f"{name} is not in its form")
+    elif name == "attributes":
+        if not isinstance(value, dict) or len(value) > ATTRIBUTE_LIMIT:
+            raise ValueError(f"{name} is not a short object")
+        if not all(_is_attribute(key, digest) for key, digest in value.items()):
+            raise ValueError(f"{name} is not in its form")
     elif type(value) is not int or not 0 <= value <= INTEGER_LIMIT:
         raise ValueError(f"{name} is not a count")
+
+
+def _is_attribute(key: object, digest: object) -> bool:
+    """Whether this can be an entry of `attributes`: a keyword, and 4 bytes in hexadecimal."""
+    known = isinstance(key, str) and re.fullmatch("[A-Za-z][A-Za-z0-9]{0,63}", key)
+    return bool(known and isinstance(digest, str) and re.fullmatch("[0-9a-f]{8}", digest))
 
 
 def canonical_json(content: object) -> bytes:

@@ -7,6 +7,7 @@ cannot be true is refused before anything is inflated.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -30,6 +31,7 @@ TOTAL_LIMIT = 4 << 30
 
 PART_LIMIT = 1000
 DEPTH_LIMIT = 32
+RECIPIENT_LIMIT = 1000
 NAME_LIMIT = 1024
 """Bytes of UTF-8 in the original's file name."""
 
@@ -49,7 +51,9 @@ class Payload:
     `subject` and `mode` are those of the manifest. `original_name` is a file name without a
     folder: to be shown, never to build a path from. `original_sha256` (64 hex digits) and
     `original_length` (bytes) are those of the original file. `recipe` is JSON without
-    fractions, keys in ASCII, small; everything binary or long is in `parts`.
+    fractions, keys in ASCII, small; everything binary or long is in `parts`. `recipients` are
+    the public keys that the payload is sealed to, which age itself does not tell; empty where
+    they were not recorded.
 
     Raises:
         ValueError: a field is not as said here.
@@ -62,6 +66,7 @@ class Payload:
     mode: str
     recipe: Mapping[str, Json]
     parts: Mapping[str, bytes]
+    recipients: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_field("subject", self.subject)
@@ -78,6 +83,7 @@ class Payload:
             _check_part_name(name)
             if not isinstance(content, bytes):
                 raise ValueError("a part is not bytes")
+        _check_recipients(self.recipients)
 
 
 def encode(payload: Payload) -> bytes:
@@ -87,28 +93,29 @@ def encode(payload: Payload) -> bytes:
         ValueError: the recipe is too long; what is long belongs in `parts`.
     """
     stored = {name: _deflate(payload.parts[name]) for name in sorted(payload.parts)}
-    header = canonical_json(
-        {
-            "version": PAYLOAD_VERSION,
-            "subject": payload.subject,
-            "original": {
-                "name": payload.original_name,
-                "sha256": payload.original_sha256,
-                "length": payload.original_length,
-            },
-            "mode": payload.mode,
-            "recipe": payload.recipe,
-            "parts": [
-                {
-                    "name": name,
-                    "codec": codec,
-                    "stored": len(content),
-                    "length": len(payload.parts[name]),
-                }
-                for name, (codec, content) in stored.items()
-            ],
-        }
-    )
+    content: dict[str, Json] = {
+        "version": PAYLOAD_VERSION,
+        "subject": payload.subject,
+        "original": {
+            "name": payload.original_name,
+            "sha256": payload.original_sha256,
+            "length": payload.original_length,
+        },
+        "mode": payload.mode,
+        "recipe": payload.recipe,
+        "parts": [
+            {
+                "name": name,
+                "codec": codec,
+                "stored": len(content),
+                "length": len(payload.parts[name]),
+            }
+            for name, (codec, content) in stored.items()
+        ],
+    }
+    if payload.recipients:
+        content["recipients"] = list(payload.recipients)
+    header = canonical_json(content)
     if len(header) > HEADER_LIMIT:
         raise ValueError("the recipe is too long; put what is long into a part")
     contents = [content for _, content in stored.values()]
@@ -136,6 +143,9 @@ def decode(data: bytes, limit: int = TOTAL_LIMIT) -> Payload:
 
 
 def _payload_of(header: dict[str, object], parts: dict[str, bytes]) -> Payload:
+    recipients = header.pop("recipients", None)
+    if recipients is not None and not (isinstance(recipients, list) and recipients):
+        raise ValueError("the recipients are no list of any")
     version, subject, original, mode, recipe, _ = _values(
         header, "version", "subject", "original", "mode", "recipe", "parts"
     )
@@ -143,7 +153,16 @@ def _payload_of(header: dict[str, object], parts: dict[str, bytes]) -> Payload:
         raise ValueError("the version is not a number")
     name, sha256, length = _values(original, "name", "sha256", "length")
     # Payload checks the types of all of these.
-    return Payload(subject, name, sha256, length, mode, recipe, parts)  # type: ignore[arg-type]
+    return Payload(
+        subject,  # type: ignore[arg-type]
+        name,  # type: ignore[arg-type]
+        sha256,  # type: ignore[arg-type]
+        length,  # type: ignore[arg-type]
+        mode,  # type: ignore[arg-type]
+        recipe,  # type: ignore[arg-type]
+        parts,
+        tuple(recipients or ()),
+    )
 
 
 def _values(content: object, *keys: str) -> Iterator[object]:
@@ -230,6 +249,16 @@ def _check_file_name(name: object) -> None:
 def _check_part_name(name: object) -> None:
     if not isinstance(name, str) or not 1 <= len(name) <= 64 or set(name) - _PART_NAME_CHARACTERS:
         raise ValueError("a part's name is not in its form")
+
+
+def _check_recipients(recipients: tuple[object, ...]) -> None:
+    if len(recipients) > RECIPIENT_LIMIT:
+        raise ValueError("too many recipients")
+    for text in recipients:
+        if not isinstance(text, str) or not re.fullmatch("[!-~]([ -~]{0,4094}[!-~])?", text):
+            raise ValueError("a recipient is not in its form")
+    if list(recipients) != sorted(set(recipients)):  # type: ignore[type-var]
+        raise ValueError("the recipients are not in order")
 
 
 def _check_json(value: object, depth: int = 0) -> None:

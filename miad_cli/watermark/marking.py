@@ -6,12 +6,19 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from miad_cli.errors import PictureFailed
 from miad_cli.imaging.image import MedicalImage, Stored
 from miad_cli.models.bank import Bank
 from miad_cli.watermark.blend import Bytes, Mark, Tone, blend
 from miad_cli.watermark.ensemble import Attention, Ensemble, Opinion, feature_distance
 from miad_cli.watermark.placement import Candidate
 from miad_cli.watermark.search import Budget, Method, find_placement, search
+
+ATTEMPTS = 5
+"""How often a search is run whose outcome is a logo that is not there, as alpha near 0 gives."""
+
+LEAST_CHANGED = 0.05
+"""Share of the pixels under the logo that must change; less is a logo that nobody can see."""
 
 
 @dataclass(frozen=True)
@@ -76,21 +83,29 @@ def mark_picture(
 
     Raises:
         NoRoomForLogo: the boxes leave no place for it.
+        PictureFailed: nothing of it would be seen.
     """
     ensemble = Ensemble(bank, image)
     if bank.task is not None and label is None:
         label = ensemble.clean.label
     attention = ensemble.attention(settings.threshold, settings.top_share)
     placement = find_placement(logo, image.rows, image.columns, attention.boxes, settings.divisors)
-    found = search(
-        settings.method,
-        placement,
-        lambda candidate: ensemble.score(placement.mark(candidate), label),
-        settings.budget,
-        generator,
-    )
-    mark = placement.mark(found.candidate)
-    stored = blend(image.stored, mark, ensemble.tone)
+    for _ in range(ATTEMPTS):
+        found = search(
+            settings.method,
+            placement,
+            lambda candidate: ensemble.score(placement.mark(candidate), label),
+            settings.budget,
+            generator,
+        )
+        mark = placement.mark(found.candidate)
+        stored = blend(image.stored, mark, ensemble.tone)
+        if _is_there(image, stored, mark):
+            break
+    else:
+        raise PictureFailed(
+            "the logo would change hardly any pixel (padding, or a window outside the values)"
+        )
     return Marking(
         stored=stored,
         mark=mark,
@@ -103,3 +118,12 @@ def mark_picture(
         queries=found.queries,
         label=label,
     )
+
+
+def _is_there(image: MedicalImage, stored: Stored, mark: Mark) -> bool:
+    """True where enough pixels under the logo's visible part differ from the original's."""
+    rows, columns = mark.region
+    drawn = mark.logo[..., 3] > 0
+    frame = image.key_frame
+    changed = (stored[frame, rows, columns] != image.stored[frame, rows, columns]).any(axis=-1)
+    return bool(changed[drawn].mean() >= LEAST_CHANGED)

@@ -47,7 +47,12 @@ def test_json_of_verify(miad, sealed):
     assert said.code == said.json["exit_code"] == 0
     assert said.json["command"] == "verify"
     assert said.json["counts"] == {"authentic": 3}
-    assert said.file("one.dcm") == {"name": "one.dcm", "verdict": "authentic", "restorable": True}
+    assert said.file("one.dcm") == {
+        "name": "one.dcm",
+        "verdict": "authentic",
+        "restorable": True,
+        "recipe_holds": True,
+    }
 
 
 def test_json_of_unlock(miad, sealed):
@@ -70,10 +75,15 @@ def test_json_of_a_run_with_a_name_that_is_not_unicode(miad, study, logo):
     assert said.file("caf?.txt")["state"] == "left out"
 
 
-def test_an_error_leaves_stdout_empty_with_json(miad, study):
+def test_an_error_is_one_object_with_json(miad, study):
     said = miad("protect", "study", "--logo", "no.png", "--json")
 
-    assert (said.code, said.out) == (2, "")
+    assert said.code == 2
+    assert json.loads(said.out) == {
+        "error": "no.png: there is no such logo file",
+        "hint": "",
+        "exit_code": 2,
+    }
 
 
 @pytest.mark.parametrize("command", ["protect", "verify", "unlock"])

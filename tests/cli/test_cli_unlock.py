@@ -10,7 +10,7 @@ from pydicom import dcmread
 from pydicom.uid import RLELossless
 
 from miad_cli.files import PART_PREFIX
-from miad_cli.seal.keys import new_identity
+from miad_cli.seal.identities import new_identity
 
 
 def _strip(path):

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import pytest
 from PIL import Image
 from pydicom import dcmread
-from pydicom.uid import ImplicitVRLittleEndian, RLELossless
+from pydicom.uid import ImplicitVRLittleEndian, JPEGLSNearLossless, RLELossless
 
-from miad_cli.seal.container import Container, parse
-from miad_cli.seal.keys import OwnerKey, new_identity
+from miad_cli.seal.container import Container, open_payload, parse, seal
+from miad_cli.seal.identities import load_identities, new_identity
+from miad_cli.seal.owner import OwnerKey
+from miad_cli.seal.payload import decode, encode
 
 GROUP, VERSION, CONTAINER = 0x4D49, (0x4D49, 0x1001), (0x4D49, 0x1002)
 
@@ -366,3 +369,215 @@ def test_changed_pixels_are_restorable_where_the_original_was_sealed(miad, seale
     assert said.code == 6
     assert said.file("one.dcm")["verdict"] == "pixels changed"
     assert said.file("one.dcm")["restorable"] is True
+
+
+# --- What changed, and where --------------------------------------------------------------
+
+
+def _paint(path, rows, columns, value):
+    """Set a rectangle of a 64 x 64 CT to one value."""
+    dataset = dcmread(path)
+    stored = dataset.pixel_array.copy()
+    stored[rows, columns] = value
+    dataset.PixelData = stored.tobytes()
+    dataset.save_as(path)
+
+
+def test_where_pixels_changed_is_said_without_a_key(verdict, one):
+    _paint(one, slice(8, 24), slice(17, 19), 77)
+
+    _, found = verdict()
+
+    assert found["changes"] == {"tiles": [10, 18], "rows": [8, 23], "columns": [16, 23]}
+    assert "2 of 64 tiles changed, rows 8–23, columns 16–23" in found["reason"]
+
+
+def test_how_many_pixels_changed_is_said_with_the_key(miad, sealed_whole):
+    path = sealed_whole.protected / "one.dcm"
+    before = dcmread(path).pixel_array
+    _paint(path, slice(8, 24), slice(17, 19), 77)
+    changed = int((dcmread(path).pixel_array != before).sum())
+
+    said = miad("verify", path, "--key", sealed_whole.key, "--json")
+
+    assert said.code == 6
+    assert said.file("one.dcm")["changes"]["pixels"] == changed > 20
+    assert f"; {changed} pixels changed; 2 of 64 tiles" in said.file("one.dcm")["reason"]
+
+
+@pytest.mark.parametrize(
+    ("change", "names"),
+    [
+        ({"WindowWidth": 80, "PixelSpacing": [1, 1]}, ["PixelSpacing", "WindowWidth"]),
+        ({"FrameOfReferenceUID": None}, ["FrameOfReferenceUID"]),
+        ({"SliceThickness": 2}, ["SliceThickness"]),
+    ],
+    ids=["changed", "removed", "added"],
+)
+def test_which_attributes_changed(verdict, one, change, names):
+    def edit(dataset):
+        for keyword, value in change.items():
+            setattr(dataset, keyword, value)
+
+    _change(one, edit)
+
+    code, found = verdict()
+
+    assert (code, found["changes"]) == (6, {"tiles": [], "attributes": names})
+    assert found["reason"].endswith(f"changed attributes: {', '.join(names)}")
+
+
+def test_changed_transparency_of_a_png_is_found_in_its_tile(miad, make, logo, work):
+    make.raster(work / "photos" / "photo.png", make.colour(samples=4))
+    assert miad("protect", "photos", "--logo", logo, "--search", "random").code == 0
+    path = work / "photos-protected" / "photo.png"
+    with Image.open(path) as opened:
+        copy = opened.copy()
+    copy.putpixel((60, 3), (*copy.getpixel((60, 3))[:3], 9))
+    copy.save(path)
+
+    said = miad("verify", path, "--json")
+
+    assert said.file("photo.png")["changes"]["tiles"] == [7]
+
+
+def test_changes_are_drawn_into_a_folder(miad, sealed, work):
+    _paint(sealed.protected / "one.dcm", slice(0, 8), slice(56, 64), 0)
+
+    said = miad("verify", "protected", "--report", "changes", "--json")
+
+    assert said.code == 6
+    assert said.file("one.dcm")["picture"] == "one.dcm.png"
+    assert [path.name for path in (work / "changes").iterdir()] == ["one.dcm.png"]
+    with Image.open(work / "changes" / "one.dcm.png") as drawn:
+        red = [
+            (x, y) for x in range(64) for y in range(64) if drawn.getpixel((x, y)) == (255, 0, 0)
+        ]
+    assert (min(red), max(red), len(red)) == ((56, 0), (63, 7), 28)
+
+
+def test_changes_are_drawn_into_one_file(miad, one, work):
+    _paint(one, slice(0, 8), slice(56, 64), 0)
+
+    said = miad("verify", one, "--report", "changes.png")
+
+    assert said.code == 6
+    assert (work / "changes.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_one_picture_of_several_files_is_refused(miad, sealed, work):
+    said = miad("verify", "protected", "--report", "changes.png")
+
+    assert said.code == 2
+    assert not (work / "changes.png").exists()
+
+
+def test_nothing_is_drawn_where_nothing_changed(miad, sealed, work):
+    assert miad("verify", "protected", "--report", "changes").code == 0
+    assert not (work / "changes").exists()
+
+
+# --- The recipe ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["sealed", "sealed_whole"])
+def test_the_recipe_makes_these_pixels(miad, request, kind):
+    sealed = request.getfixturevalue(kind)
+
+    said = miad("verify", "protected", "--key", sealed.key, "--json")
+
+    assert said.code == 0
+    assert [one["recipe_holds"] for one in said.json["files"]] == [True] * 3
+
+
+def _with_another_recipe(path, sealed, **changes):
+    """The file with a container that its owner signed over a recipe that is not true."""
+    dataset = dcmread(path)
+    old = parse(dataset[CONTAINER].value)
+    (identity,) = load_identities(sealed.key)
+    payload = decode(open_payload(old, [identity]))
+    payload = replace(payload, recipe={**payload.recipe, **changes})
+    owner = OwnerKey.load(sealed.home / "owner.pem")
+    content = seal(old.manifest, encode(payload), [identity.to_public()], owner)
+    dataset[CONTAINER].value = content + b"\0" * (len(content) % 2)
+    dataset.save_as(path)
+    path.with_name(path.name + ".miad").unlink()
+
+
+def test_a_recipe_that_makes_other_pixels_is_found_out(miad, sealed_whole):
+    path = sealed_whole.protected / "one.dcm"
+    _with_another_recipe(path, sealed_whole, alpha=3)
+    assert miad("verify", path).code == 0
+
+    said = miad("verify", path, "--key", sealed_whole.key, "--json")
+
+    assert said.code == 6
+    found = said.file("one.dcm")
+    assert found["verdict"] == "not what its recipe makes of the original"
+    assert (found["restorable"], found["recipe_holds"]) == (True, False)
+
+
+def test_a_recipe_that_cannot_be_used_is_found_out(miad, sealed_whole):
+    path = sealed_whole.protected / "one.dcm"
+    _with_another_recipe(path, sealed_whole, alpha=3000)
+
+    said = miad("verify", path, "--key", sealed_whole.key, "--json")
+
+    assert said.code == 6
+    assert said.file("one.dcm")["verdict"] == "not what its recipe makes of the original"
+
+
+# --- Compressed with loss by somebody else ------------------------------------------------
+
+
+def _lossy(path, new_uid=False):
+    dataset = dcmread(path)
+    uid = dataset.SOPInstanceUID
+    dataset.compress(JPEGLSNearLossless, jls_error=20)
+    dataset.LossyImageCompression = "01"
+    if not new_uid:
+        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = uid
+    dataset.save_as(path)
+
+
+def test_lossy_compression_is_named(verdict, one):
+    _lossy(one)
+
+    code, found = verdict()
+
+    assert (code, found["verdict"]) == (6, "pixels changed")
+    assert "encoded again as JPEG-LS Lossy" in found["reason"]
+    assert "can lose detail" in found["reason"]
+
+
+def test_lossy_compression_under_a_new_uid_is_named(verdict, one):
+    _lossy(one, new_uid=True)
+
+    code, found = verdict()
+
+    assert (code, found["verdict"]) == (6, "container moved here from another picture")
+    assert "encoded again as JPEG-LS Lossy" in found["reason"]
+
+
+def test_a_lossy_copy_gives_the_original_where_it_was_sealed(miad, sealed_whole, work, digests):
+    _lossy(sealed_whole.protected / "one.dcm")
+    (sealed_whole.protected / "one.dcm.miad").unlink()
+
+    said = miad("verify", "protected/one.dcm", "--key", sealed_whole.key, "--json")
+    assert said.code == 6
+    assert said.file("one.dcm")["restorable"] is True
+    assert said.file("one.dcm")["changes"]["pixels"] > 100
+
+    assert miad("unlock", "protected", "--key", sealed_whole.key, "-o", "out").code == 0
+    assert digests(work / "out") == digests(sealed_whole.study)
+
+
+def test_a_lossy_copy_is_refused_with_the_reason_where_the_seal_is_compact(miad, sealed, work):
+    _lossy(sealed.protected / "one.dcm")
+
+    said = miad("unlock", "protected/one.dcm", "--key", sealed.key, "-o", "out")
+
+    assert said.code == 6
+    assert "the original cannot be rebuilt" in said.err
+    assert "lossy compression changes pixels" in said.err
+    assert not list((work / "out").glob("**/*.dcm"))

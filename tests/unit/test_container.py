@@ -32,7 +32,7 @@ from miad_cli.seal.container import (
     parse,
     seal,
 )
-from miad_cli.seal.keys import OwnerKey
+from miad_cli.seal.owner import OwnerKey
 
 OWNER = OwnerKey(ed25519.Ed25519PrivateKey.from_private_bytes(b"o" * 32))
 OTHER_OWNER = OwnerKey(ed25519.Ed25519PrivateKey.from_private_bytes(b"p" * 32))
@@ -43,6 +43,8 @@ DRAFT = Draft(
     pixels_sha256="1" * 64,
     pixel_data_sha256="2" * 64,
     attributes_sha256="3" * 64,
+    tiles="4" * 512,
+    attributes={"Columns": "5" * 8, "Rows": "6" * 8},
     payload_mode="compact",
     tool="miad 0.1.0",
 )
@@ -117,6 +119,7 @@ def test_layout_is_that_of_the_format() -> None:
     assert pyrage.decrypt(age_file, [IDENTITY]) == PLAINTEXT
     assert manifest == {
         "age_sha256": hashlib.sha256(age_file).hexdigest(),
+        "attributes": {"Columns": "5" * 8, "Rows": "6" * 8},
         "attributes_sha256": "3" * 64,
         "owner_key_id": hashlib.sha256(OWNER.public.raw).hexdigest(),
         "payload_length": len(PLAINTEXT),
@@ -124,6 +127,7 @@ def test_layout_is_that_of_the_format() -> None:
         "pixel_data_sha256": "2" * 64,
         "pixels_sha256": "1" * 64,
         "subject": "2.25.123",
+        "tiles": "4" * 512,
         "tool": "miad 0.1.0",
         "version": 1,
     }
@@ -172,6 +176,15 @@ def test_too_many_recipients_are_refused_when_sealing() -> None:
         ("tool", " miad"),
         ("tool", "x" * 65),
         ("tool", 1),
+        ("tiles", "4" * 511),
+        ("tiles", "4" * 511 + "G"),
+        ("attributes", None),
+        ("attributes", {"Rows": "6" * 7}),
+        ("attributes", {"Rows": 66666666}),
+        ("attributes", {"": "6" * 8}),
+        ("attributes", {"Ro ws": "6" * 8}),
+        ("attributes", {1: "6" * 8}),
+        ("attributes", {f"A{number}": "6" * 8 for number in range(65)}),
     ],
 )
 def test_draft_is_valid_once_made(field: str, value: Any) -> None:
@@ -385,6 +398,8 @@ def test_every_field_is_signed() -> None:
         "pixels_sha256": "0" * 64,
         "pixel_data_sha256": "0" * 64,
         "attributes_sha256": "0" * 64,
+        "tiles": "0" * 512,
+        "attributes": {},
         "age_sha256": "0" * 64,
     }
     untested = {field.name for field in dataclasses.fields(Manifest)} - changes.keys()

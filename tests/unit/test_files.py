@@ -10,6 +10,7 @@ import pytest
 
 from miad_cli.errors import NoUsableInput, OutputExists, PictureFailed, UsageError
 from miad_cli.files import (
+    LINK,
     PART_PREFIX,
     InputFile,
     check_output,
@@ -59,7 +60,8 @@ def test_links_below_a_folder_are_not_followed(tmp_path: Path) -> None:
     touch(tmp_path / "s" / "1.dcm", tmp_path / "secret" / "2.dcm")
     (tmp_path / "s" / "folder").symlink_to(tmp_path / "secret")
     (tmp_path / "s" / "2.dcm").symlink_to(tmp_path / "secret" / "2.dcm")
-    assert names([tmp_path / "s"]) == ["1.dcm"]
+    found = {str(one.relative): one.obstacle for one in collect_inputs([tmp_path / "s"])}
+    assert found == {"1.dcm": "", "2.dcm": LINK, "folder": LINK}
 
 
 def test_link_that_is_named_is_meant(tmp_path: Path) -> None:

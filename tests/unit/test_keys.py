@@ -24,8 +24,8 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from pyrage import ssh, x25519
 
 from miad_cli.errors import KeyUnusable, OutputExists
-from miad_cli.seal import keys
-from miad_cli.seal.keys import OwnerKey, OwnerPublicKey
+from miad_cli.seal import identities, key_files, places
+from miad_cli.seal.owner import OwnerKey, OwnerPublicKey
 
 ED25519_SEED = bytes(range(32))
 
@@ -124,7 +124,7 @@ def test_wrong_signatures_are_not_valid(
 
 def test_private_files_are_for_their_owner_alone(owner: OwnerKey, tmp_path: Path) -> None:
     owner.save(tmp_path / "owner.pem")
-    keys.new_identity(tmp_path / "identity.txt")
+    identities.new_identity(tmp_path / "identity.txt")
     assert mode_of(tmp_path / "owner.pem") == 0o600
     assert mode_of(tmp_path / "identity.txt") == 0o600
     assert sorted(os.listdir(tmp_path)) == ["identity.txt", "owner.pem"]
@@ -141,7 +141,7 @@ def test_nothing_is_overwritten(owner: OwnerKey, tmp_path: Path, write: str, obs
     writers: dict[str, Callable[[Path], object]] = {
         "private": owner.save,
         "public": owner.public.save,
-        "identity": keys.new_identity,
+        "identity": identities.new_identity,
     }
     with pytest.raises(OutputExists):
         writers[write](path)
@@ -208,9 +208,9 @@ def test_wrong_kind_of_file_is_told(owner: OwnerKey, tmp_path: Path) -> None:
     identity, curve, huge = tmp_path / "identity", tmp_path / "curve", tmp_path / "huge"
     owner.save(private)
     owner.public.save(public)
-    keys.new_identity(identity)
+    identities.new_identity(identity)
     junk.write_bytes(b"\xff\xfe not a key \0")
-    huge.write_bytes(b"#" * (keys.KEY_FILE_LIMIT + 1))
+    huge.write_bytes(b"#" * (key_files.KEY_FILE_LIMIT + 1))
     curve.write_bytes(
         ec.generate_private_key(ec.SECP256R1()).private_bytes(
             serialization.Encoding.PEM,
@@ -229,12 +229,12 @@ def test_wrong_kind_of_file_is_told(owner: OwnerKey, tmp_path: Path) -> None:
         (OwnerPublicKey.load, private, "holds a private key"),
         (OwnerPublicKey.load, identity, "holds a private key"),
         (OwnerPublicKey.load, junk, "no public key"),
-        (keys.load_identities, public, "public key where a private one is needed"),
-        (keys.load_identities, private, "not an identity"),
-        (keys.load_identities, junk, "not a key file"),
-        (keys.load_identities, tmp_path / "absent", "cannot be read"),
-        (keys.load_recipients, identity, "secret identity"),
-        (keys.load_recipients, junk, "not a key file"),
+        (identities.load_identities, public, "public key where a private one is needed"),
+        (identities.load_identities, private, "not an identity"),
+        (identities.load_identities, junk, "not a key file"),
+        (identities.load_identities, tmp_path / "absent", "cannot be read"),
+        (identities.load_recipients, identity, "secret identity"),
+        (identities.load_recipients, junk, "not a key file"),
     ]
     for load, path, sentence in cases:
         with pytest.raises(KeyUnusable, match=sentence):
@@ -279,7 +279,7 @@ def test_uids_are_dicom_uids(owner: OwnerKey) -> None:
 
 def test_identity_file_is_one_of_age(tmp_path: Path) -> None:
     path = tmp_path / "identity.txt"
-    recipient = keys.new_identity(path)
+    recipient = identities.new_identity(path)
     created, public, secret = path.read_text().splitlines()
     assert re.fullmatch(r"# created: \d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", created)
     assert public == f"# public key: {recipient}"
@@ -287,12 +287,12 @@ def test_identity_file_is_one_of_age(tmp_path: Path) -> None:
 
 
 def test_every_identity_in_a_file_counts(tmp_path: Path) -> None:
-    identities = [x25519.Identity.generate() for _ in range(2)]
+    made = [x25519.Identity.generate() for _ in range(2)]
     path = tmp_path / "identities.txt"
-    path.write_text(f"# mine\r\n{identities[0]}\r\n\r\n  {identities[1]}\n")
-    sealed = pyrage.encrypt(b"x", [identities[1].to_public()])
-    assert [str(i) for i in keys.load_identities(path)] == [str(i) for i in identities]
-    assert pyrage.decrypt(sealed, keys.load_identities(path)) == b"x"
+    path.write_text(f"# mine\r\n{made[0]}\r\n\r\n  {made[1]}\n")
+    sealed = pyrage.encrypt(b"x", [made[1].to_public()])
+    assert [str(i) for i in identities.load_identities(path)] == [str(i) for i in made]
+    assert pyrage.decrypt(sealed, identities.load_identities(path)) == b"x"
 
 
 @pytest.mark.parametrize(
@@ -302,14 +302,14 @@ def test_bad_identity_is_not_repeated(tmp_path: Path, line: str) -> None:
     path = tmp_path / "identities.txt"
     path.write_text(f"# comment\n{line}\n")
     with pytest.raises(KeyUnusable, match="Line 2 of") as caught:
-        keys.load_identities(path)
+        identities.load_identities(path)
     assert line not in caught.value.message + caught.value.hint
 
 
 def test_empty_identity_file(tmp_path: Path) -> None:
     (tmp_path / "empty").write_text("# nothing\n")
     with pytest.raises(KeyUnusable, match="holds no identity"):
-        keys.load_identities(tmp_path / "empty")
+        identities.load_identities(tmp_path / "empty")
 
 
 @pytest.mark.parametrize("wrap", [bytes, armoured])
@@ -317,35 +317,37 @@ def test_identity_file_under_a_passphrase(tmp_path: Path, wrap: type[bytes]) -> 
     identity = str(x25519.Identity.generate())
     path = tmp_path / "identity.age"
     path.write_bytes(wrap(encrypt_to_passphrase(identity.encode(), "correct")))
-    assert [str(i) for i in keys.load_identities(path, lambda: "correct")] == [identity]
+    assert [str(i) for i in identities.load_identities(path, lambda: "correct")] == [identity]
     with pytest.raises(KeyUnusable, match="passphrase does not open"):
-        keys.load_identities(path, lambda: "wrong")
+        identities.load_identities(path, lambda: "wrong")
     with pytest.raises(KeyUnusable, match="protected by a passphrase"):
-        keys.load_identities(path)
+        identities.load_identities(path)
 
 
 def test_huge_work_factor_is_refused_at_once(tmp_path: Path) -> None:
     path = tmp_path / "identity.age"
     path.write_bytes(encrypt_to_passphrase(b"x", "correct", work_factor=40))
     with pytest.raises(KeyUnusable, match="not an identity that a passphrase can open"):
-        keys.load_identities(path, lambda: "correct")
+        identities.load_identities(path, lambda: "correct")
 
 
 def test_age_file_to_a_recipient_is_no_identity_file(tmp_path: Path) -> None:
     path = tmp_path / "identity.age"
     path.write_bytes(pyrage.encrypt(b"x", [x25519.Identity.generate().to_public()]))
     with pytest.raises(KeyUnusable, match="not an identity that a passphrase can open"):
-        keys.load_identities(path, lambda: "any")
+        identities.load_identities(path, lambda: "any")
 
 
 def test_ssh_keys_serve(tmp_path: Path) -> None:
     private, public = ssh_key_pair()
     (tmp_path / "id_ed25519").write_bytes(private)
     (tmp_path / "recipients.txt").write_text(f"# radiology\n{public} reader@workstation\n")
-    sealed = pyrage.encrypt(b"x", keys.load_recipients(tmp_path / "recipients.txt"))
-    identities = keys.load_identities(tmp_path / "id_ed25519")
-    assert isinstance(identities[0], ssh.Identity)
-    assert pyrage.decrypt(sealed, identities) == b"x"
+    sealed = pyrage.encrypt(
+        b"x", [one.age for one in identities.load_recipients(tmp_path / "recipients.txt")]
+    )
+    loaded = identities.load_identities(tmp_path / "id_ed25519")
+    assert isinstance(loaded[0], ssh.Identity)
+    assert pyrage.decrypt(sealed, loaded) == b"x"
 
 
 def encrypted_ssh_key(form: str) -> bytes:
@@ -371,7 +373,7 @@ def encrypted_ssh_key(form: str) -> bytes:
 def test_ssh_key_under_a_passphrase_is_told(tmp_path: Path, form: str) -> None:
     (tmp_path / "id").write_bytes(encrypted_ssh_key(form))
     with pytest.raises(KeyUnusable, match="SSH key under a passphrase"):
-        keys.load_identities(tmp_path / "id")
+        identities.load_identities(tmp_path / "id")
 
 
 def test_ssh_key_of_an_unknown_kind(tmp_path: Path) -> None:
@@ -382,81 +384,81 @@ def test_ssh_key_of_an_unknown_kind(tmp_path: Path) -> None:
     )
     (tmp_path / "id_ecdsa").write_bytes(private)
     with pytest.raises(KeyUnusable, match="not an SSH key that age can use"):
-        keys.load_identities(tmp_path / "id_ecdsa")
+        identities.load_identities(tmp_path / "id_ecdsa")
 
 
 def test_recipient_lines(tmp_path: Path) -> None:
     identity = x25519.Identity.generate()
     path = tmp_path / "recipients.txt"
     path.write_text(f"\n# us\n{identity.to_public()}\n{ssh_key_pair()[1]}\n")
-    recipients = keys.load_recipients(path)
+    recipients = identities.load_recipients(path)
     assert len(recipients) == 2
-    assert str(recipients[0]) == str(identity.to_public())
+    assert recipients[0].text == str(identity.to_public())
 
 
 @pytest.mark.parametrize("text", ["", "age1xyz", "ssh-ed25519 AAAA", "ecdsa-sha2-nistp256 AAAA"])
 def test_no_recipient(text: str) -> None:
     with pytest.raises(KeyUnusable, match="not a recipient"):
-        keys.parse_recipient(text)
+        identities.parse_recipient(text)
 
 
 def test_secret_given_as_recipient_is_not_repeated() -> None:
     secret = str(x25519.Identity.generate())
     with pytest.raises(KeyUnusable, match="secret identity") as caught:
-        keys.parse_recipient(secret.lower())
+        identities.parse_recipient(secret.lower())
     assert secret.lower() not in caught.value.message + caught.value.hint
 
 
 def test_recipient_file_without_recipients(tmp_path: Path) -> None:
     (tmp_path / "recipients.txt").write_text("# none\n")
     with pytest.raises(KeyUnusable, match="names no recipient"):
-        keys.load_recipients(tmp_path / "recipients.txt")
+        identities.load_recipients(tmp_path / "recipients.txt")
 
 
 def test_permission_warning(tmp_path: Path) -> None:
-    keys.new_identity(tmp_path / "identity.txt")
-    assert keys.permission_warning(tmp_path / "identity.txt") is None
+    identities.new_identity(tmp_path / "identity.txt")
+    assert key_files.permission_warning(tmp_path / "identity.txt") is None
     (tmp_path / "identity.txt").chmod(0o640)
-    assert "0640" in (keys.permission_warning(tmp_path / "identity.txt") or "")
-    assert keys.permission_warning(tmp_path / "absent") is None
+    assert "0640" in (key_files.permission_warning(tmp_path / "identity.txt") or "")
+    assert key_files.permission_warning(tmp_path / "absent") is None
 
 
 # --- Default places
 
 
 def test_default_owner_is_made_once(home: Path) -> None:
-    assert keys.local_owner() is None
+    assert places.local_owner() is None
     assert not home.exists()
-    owner = keys.default_owner()
-    assert keys.default_owner().public == owner.public == keys.local_owner()
+    owner = places.default_owner()
+    assert places.default_owner().public == owner.public == places.local_owner()
     assert mode_of(home) == 0o700
     assert mode_of(home / "owner.pem") == 0o600
     assert sorted(os.listdir(home)) == ["owner.pem", "owner.pub.pem"]
 
 
 def test_lost_public_half_is_written_again(home: Path) -> None:
-    owner = keys.default_owner()
+    owner = places.default_owner()
     (home / "owner.pub.pem").unlink()
-    assert keys.default_owner().public == owner.public == keys.local_owner()
+    assert places.default_owner().public == owner.public == places.local_owner()
 
 
 def test_public_half_of_another_key_is_told(home: Path) -> None:
-    keys.default_owner()
+    places.default_owner()
     (home / "owner.pub.pem").unlink()
     OwnerKey.generate().public.save(home / "owner.pub.pem")
     with pytest.raises(KeyUnusable, match="does not belong"):
-        keys.default_owner()
+        places.default_owner()
 
 
 def test_loser_of_a_race_takes_the_winners_key(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    winner = keys.default_owner()
+    winner = places.default_owner()
     monkeypatch.setattr(Path, "exists", lambda _: False)
-    assert keys.default_owner().public == winner.public
+    assert places.default_owner().public == winner.public
 
 
 def test_processes_that_start_at_once_share_one_key(home: Path, tmp_path: Path) -> None:
     script = (
-        "import sys; from miad_cli.seal.keys import default_owner, job_identity;"
+        "import sys; from miad_cli.seal.places import default_owner, job_identity;"
         "from pathlib import Path; sys.stdin.read(1);"
         "print(default_owner().public.key_id, job_identity(Path('/out'))[1])"
     )
@@ -466,7 +468,7 @@ def test_processes_that_start_at_once_share_one_key(home: Path, tmp_path: Path) 
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            cwd=Path(keys.__file__).parents[2],
+            cwd=Path(places.__file__).parents[2],
         )
         for _ in range(4)
     ]
@@ -485,19 +487,19 @@ def test_job_identity_stays_and_differs_by_output(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    path, recipient = keys.job_identity(tmp_path / "out")
+    path, recipient = places.job_identity(tmp_path / "out")
     name = hashlib.sha256(os.fsencode(tmp_path / "out")).hexdigest()[:16]
     assert path == home / "identities" / f"{name}.txt"
-    assert keys.job_identity(Path("out")) == (path, recipient)
-    assert keys.job_identity(tmp_path / "other")[1] != recipient
-    assert str(keys.load_identities(path)[0].to_public()) == recipient
+    assert places.job_identity(Path("out")) == (path, recipient)
+    assert places.job_identity(tmp_path / "other")[1] != recipient
+    assert str(identities.load_identities(path)[0].to_public()) == recipient
     assert mode_of(path) == 0o600
     assert mode_of(home / "identities") == 0o700
 
 
 def test_data_directory_without_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MIAD_HOME", raising=False)
-    assert keys.data_directory().name == "miad"
+    assert places.data_directory().name == "miad"
 
 
 def test_keys_do_not_show_themselves(owner: OwnerKey) -> None:
