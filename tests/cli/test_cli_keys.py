@@ -12,7 +12,7 @@ import sys
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
-from pyrage import passphrase as age_passphrase
+from helpers import encrypt_to_passphrase
 
 from miad_cli.seal.identities import load_identities
 from miad_cli.seal.owner import OwnerKey, OwnerPublicKey
@@ -186,7 +186,7 @@ def test_owner_key_under_a_passphrase_is_one_of_openssl(miad, work, through_fd, 
 def locked(sealed):
     """The identity and the owner's key under a passphrase; gives the study."""
     content = sealed.key.read_bytes()
-    sealed.key.write_bytes(age_passphrase.encrypt(content, PASSPHRASE, armored=True))
+    sealed.key.write_bytes(encrypt_to_passphrase(content, PASSPHRASE))
     owner = OwnerKey.load(sealed.home / "owner.pem")
     (sealed.home / "owner.pem").unlink()
     owner.save(sealed.home / "owner.pem", PASSPHRASE.encode())

@@ -17,10 +17,9 @@ from pathlib import Path
 import pyrage
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from helpers import encrypt_to_passphrase
 from pyrage import ssh, x25519
 
 from miad_cli.errors import KeyUnusable, OutputExists
@@ -57,31 +56,6 @@ def ssh_key_pair() -> tuple[bytes, str]:
         serialization.NoEncryption(),
     )
     return pem, public.decode()
-
-
-def unpadded(content: bytes) -> bytes:
-    return base64.b64encode(content).rstrip(b"=")
-
-
-def encrypt_to_passphrase(plaintext: bytes, passphrase: str, work_factor: int = 4) -> bytes:
-    """An age file with a scrypt stanza after the specification, cheaper than age makes them."""
-    file_key, salt, nonce = os.urandom(16), os.urandom(16), os.urandom(16)
-    wrap_key = hashlib.scrypt(
-        passphrase.encode(),
-        salt=b"age-encryption.org/v1/scrypt" + salt,
-        n=2 ** min(work_factor, 4),
-        r=8,
-        p=1,
-        dklen=32,
-    )
-    body = ChaCha20Poly1305(wrap_key).encrypt(bytes(12), file_key, None)
-    arguments = b" ".join([b"scrypt", unpadded(salt), str(work_factor).encode()])
-    header = b"age-encryption.org/v1\n-> " + arguments + b"\n" + unpadded(body) + b"\n---"
-    mac_key = HKDF(hashes.SHA256(), 32, salt=None, info=b"header").derive(file_key)
-    mac = hmac.digest(mac_key, header, "sha256")
-    payload_key = HKDF(hashes.SHA256(), 32, salt=nonce, info=b"payload").derive(file_key)
-    chunk = ChaCha20Poly1305(payload_key).encrypt(bytes(11) + b"\1", plaintext, None)
-    return header + b" " + unpadded(mac) + b"\n" + nonce + chunk
 
 
 def armoured(content: bytes) -> bytes:
@@ -178,6 +152,19 @@ def test_encrypted_owner_key(owner: OwnerKey, tmp_path: Path) -> None:
         OwnerKey.load(path, lambda: b"")
     with pytest.raises(KeyUnusable, match="protected by a passphrase"):
         OwnerKey.load(path)
+
+
+def test_encrypted_owner_key_is_slow_to_guess(owner: OwnerKey, tmp_path: Path) -> None:
+    """PBES2 (RFC 8018) with HMAC-SHA256 and at least 600,000 rounds, as `cryptography` reads it."""
+    owner.save(tmp_path / "owner.pem", passphrase=b"correct")
+    content = (tmp_path / "owner.pem").read_bytes()
+    der = base64.b64decode(b"".join(content.splitlines()[1:-1]))
+    rounds = der.index(bytes.fromhex("0203")) + 2
+    assert int.from_bytes(der[rounds : rounds + 3], "big") >= 600_000
+    key = serialization.load_pem_private_key(content, b"correct")
+    assert isinstance(key, ed25519.Ed25519PrivateKey)
+    assert key.private_bytes_raw() == ED25519_SEED
+    assert mode_of(tmp_path / "owner.pem") == 0o600
 
 
 def test_passphrase_is_not_asked_for_in_vain(owner: OwnerKey, tmp_path: Path) -> None:
@@ -324,6 +311,15 @@ def test_identity_file_under_a_passphrase(tmp_path: Path, wrap: type[bytes]) -> 
         identities.load_identities(path)
 
 
+def test_new_identity_under_a_passphrase(tmp_path: Path) -> None:
+    path = tmp_path / "identity.age"
+    recipient = identities.new_identity(path, "correct")
+    assert path.read_bytes().startswith(b"-----BEGIN AGE ENCRYPTED FILE-----")
+    (identity,) = identities.load_identities(path, lambda: "correct")
+    assert str(identity.to_public()) == recipient
+    assert mode_of(path) == 0o600
+
+
 def test_huge_work_factor_is_refused_at_once(tmp_path: Path) -> None:
     path = tmp_path / "identity.age"
     path.write_bytes(encrypt_to_passphrase(b"x", "correct", work_factor=40))
@@ -394,6 +390,17 @@ def test_recipient_lines(tmp_path: Path) -> None:
     recipients = identities.load_recipients(path)
     assert len(recipients) == 2
     assert recipients[0].text == str(identity.to_public())
+
+
+def test_equal_recipients_have_equal_texts() -> None:
+    public = ssh_key_pair()[1]
+    assert identities.parse_recipient(f"  {public} me@here") == identities.parse_recipient(public)
+    assert identities.parse_recipient(public).text == public
+
+
+def test_public_half_lies_beside_the_private_one() -> None:
+    assert places.public_half_of(Path("a/owner.pem")) == Path("a/owner.pub.pem")
+    assert places.public_half_of(Path("a/owner.key")) == Path("a/owner.key.pub.pem")
 
 
 @pytest.mark.parametrize("text", ["", "age1xyz", "ssh-ed25519 AAAA", "ecdsa-sha2-nistp256 AAAA"])

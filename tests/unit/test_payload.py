@@ -297,3 +297,41 @@ def test_bombs_are_refused_before_inflating(data: bytes, monkeypatch: pytest.Mon
 def test_frame_holds_what_it_says_and_no_more(stored: bytes) -> None:
     with pytest.raises(ContainerDamaged):
         decode(with_part("zstd", stored, 1000))
+
+
+# --- Recipients
+
+
+RECIPIENTS = ("age1abc", "ssh-ed25519 AAAA")
+
+
+def test_recipients_come_back() -> None:
+    payload = dataclasses.replace(PAYLOAD, recipients=RECIPIENTS)
+    assert split(encode(payload))[0]["recipients"] == list(RECIPIENTS)
+    assert decode(encode(payload)) == payload
+
+
+@pytest.mark.parametrize(
+    "recipients",
+    [
+        None,
+        [],
+        {},
+        "age1abc",
+        [""],
+        [1],
+        [None],
+        ["line\nbreak"],
+        [" age1abc"],
+        ["ä"],
+        ["b", "a"],
+        ["a", "a"],
+        ["a", 1],
+        ["x" * 4097],
+        [f"{n:04}" for n in range(1001)],
+    ],
+)
+def test_recipients_that_are_none(recipients: object) -> None:
+    header, stored = split(encode(PAYLOAD))
+    with pytest.raises(ContainerDamaged):
+        decode(joined(header | {"recipients": recipients}, stored))

@@ -160,3 +160,19 @@ def test_logo_shrinks_from_the_wanted_to_the_smallest_size() -> None:
     assert list(named_profile("chest-ct").logo.divisors) == [2, 3, 4, 5, 6, 7, 8]
     large = with_overrides(named_profile("chest-ct"), {"logo": {"scale": 32}})
     assert list(large.logo.divisors) == [32]
+
+
+def test_recipients_lie_beside_their_profile(tmp_path: Path) -> None:
+    text = 'name = "ours"\ntitle = "Ours"\n[seal]\nrecipients = "readers.txt"\n'
+    (tmp_path / "ours.toml").write_text(text)
+    profile = load_profile(tmp_path / "ours.toml")
+    assert profile.recipients_file == tmp_path / "readers.txt"
+    changed = with_overrides(profile, {"seal": {"payload": "original"}})
+    assert changed.recipients_file == tmp_path / "readers.txt"
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "ours.toml").write_text(text)
+    assert load_profile(tmp_path / "elsewhere" / "ours.toml").digest == profile.digest
+
+
+def test_shipped_profiles_name_no_recipients() -> None:
+    assert {one.recipients_file for one in shipped_profiles().values()} == {None}
