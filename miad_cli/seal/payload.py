@@ -143,9 +143,11 @@ def decode(data: bytes, limit: int = TOTAL_LIMIT) -> Payload:
 
 
 def _payload_of(header: dict[str, object], parts: dict[str, bytes]) -> Payload:
-    recipients = header.pop("recipients", None)
-    if recipients is not None and not (isinstance(recipients, list) and recipients):
-        raise ValueError("the recipients are no list of any")
+    recipients: object = ()
+    if "recipients" in header:
+        recipients = header.pop("recipients")
+        if not isinstance(recipients, list) or not recipients:
+            raise ValueError("the recipients are no list of any")
     version, subject, original, mode, recipe, _ = _values(
         header, "version", "subject", "original", "mode", "recipe", "parts"
     )
@@ -161,7 +163,7 @@ def _payload_of(header: dict[str, object], parts: dict[str, bytes]) -> Payload:
         mode,  # type: ignore[arg-type]
         recipe,  # type: ignore[arg-type]
         parts,
-        tuple(recipients or ()),
+        tuple(recipients),  # type: ignore[arg-type]
     )
 
 

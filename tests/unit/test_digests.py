@@ -17,8 +17,8 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from miad_cli.imaging.digests import PICTURE_ATTRIBUTES, values_digest
-from miad_cli.imaging.picture import Identity, identify
+from miad_cli.imaging.digests import PICTURE_ATTRIBUTES, attribute_facts, values_digest
+from miad_cli.imaging.picture import Identity, evidence_of, identify
 from miad_cli.imaging.raster import embed_in_png, read_raster
 
 GEOMETRY = {
@@ -180,3 +180,52 @@ def test_changed_colour_chunk_changes_the_attributes_of_a_png() -> None:
     other = identify(read_raster(build_png(samples, chunks=((b"gAMA", b"\0\0\xb1\x8f"),))))
     assert one.pixels_sha256 == other.pixels_sha256
     assert one.attributes_sha256 != other.attributes_sha256
+
+
+# --- The digests by the letter of docs/format.md, without the code under test --------------
+
+
+def test_pixel_digest_is_that_of_the_format() -> None:
+    stored = ramp(40, 48, top=2000)
+    values = hashlib.sha256(stored.astype("<i2").tobytes()).digest()
+    expected = hashlib.sha256(b"miad/v1/pixels\0[1,40,48,1,12,1]\0" + values)
+    assert REFERENCE.pixels_sha256 == expected.hexdigest()
+
+
+@pytest.mark.parametrize("shape", [(40, 48), (9, 11), (3, 20)])
+def test_tiles_are_those_of_the_format(shape: tuple[int, int]) -> None:
+    rows, columns = shape
+    words = np.random.default_rng(0).integers(0, 4096, (2, rows, columns, 1)).astype("u2")
+    words[1, 0, 0, 0] |= 0x8000  # an overlay
+    found = evidence_of(picture_of(build_dataset(words, bits_stored=12))).tiles
+    expected = ""
+    for i in range(8):
+        for j in range(8):
+            tile = words[
+                :, i * rows // 8 : (i + 1) * rows // 8, j * columns // 8 : (j + 1) * columns // 8
+            ]
+            content = (tile & 0xFFF).tobytes() + (tile & 0xF000).tobytes()
+            expected += hashlib.sha256(b"miad/v1/tile\0" + content).hexdigest()[:8]
+    assert found == expected
+
+
+def test_attributes_are_those_of_the_format() -> None:
+    found = evidence_of(picture_of(instance())).attributes
+    text = b'{"PixelSpacing":["0.7","0.7"]}'
+    expected = hashlib.sha256(b"miad/v1/attributes\0" + text).hexdigest()[:8]
+    assert found["PixelSpacing"] == expected
+    assert set(found) <= set(PICTURE_ATTRIBUTES)
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+def test_attributes_read_from_their_bytes_are_those_that_pydicom_reads(syntax: str) -> None:
+    dataset = instance(syntax)
+    dataset.PatientOrientation = ["L", "P"]
+    dataset.SliceThickness = " 1.50 "
+    dataset.WindowCenter = ["40", "-600.0"]
+    converted = dcmread(BytesIO(encode(dataset)))
+    for element in converted:
+        assert element is not None  # iterating converts every element
+    raw = dcmread(BytesIO(encode(dataset)))
+    assert attribute_facts(raw) == attribute_facts(converted)
+    assert attribute_facts(raw)["WindowCenter"] == ["40", "-600"]

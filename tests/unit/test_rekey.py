@@ -318,6 +318,19 @@ def test_between_sidecar_and_file_both_seals_are_good(
     assert opens(path, NEW, tmp_path / "out")
 
 
+def test_a_copy_that_was_left_behind_follows_whoever_opens(
+    tmp_path: Path,
+) -> None:
+    path = protected(tmp_path / "in")
+    before = path.read_bytes()
+    rekey([path], TO_NEW, [OLD, NEW], OWNER)
+    path.write_bytes(before)  # as after a kill between sidecar and file
+
+    assert only(rekey([path], TO_NEW, [NEW], OWNER)).state == "rekeyed"
+
+    assert not opens(path, OLD, tmp_path / "out")
+
+
 _KILLED = """
 import sys
 from pathlib import Path
