@@ -206,11 +206,28 @@ def _payload(
         raise PictureFailed(f"it cannot be sealed: {error}") from None
 
 
+def job_of(sealing: Sealing, original_sha256: str) -> str:
+    """The tag of one original protected in one way, for whoever holds the owner's key.
+
+    It lets a run that is resumed keep what is the same and redo what is not, and tells nobody
+    else anything about the original.
+    """
+    recipients = sorted(recipient.text for recipient in sealing.recipients)
+    return sealing.owner.derive_tag(
+        "job",
+        original_sha256.encode(),
+        *sealing.series_parts,
+        sealing.bank_digest.encode(),
+        "\n".join(recipients).encode(),
+    )
+
+
 def _sealed(payload: Payload, identity: Identity, evidence: Evidence, sealing: Sealing) -> bytes:
     try:
         draft = Draft(
             **vars(identity),
             **vars(evidence),
+            job=job_of(sealing, payload.original_sha256),
             payload_mode=payload.mode,
             tool=f"miad {__version__}",
         )

@@ -15,6 +15,7 @@ import numpy as np
 from miad_cli.errors import (
     MiadError,
     NoUsableInput,
+    OutputExists,
     PictureFailed,
     TargetNotMet,
     UsageError,
@@ -32,11 +33,11 @@ from miad_cli.files import (
 from miad_cli.imaging.derivation import CREATOR_UID
 from miad_cli.imaging.dicom import DicomPicture, NoPicture
 from miad_cli.imaging.picture import Picture, container_in, read_picture
-from miad_cli.instance import Sealing, write_instance
+from miad_cli.instance import Sealing, job_of, write_instance
 from miad_cli.models.bank import Bank, load_bank
 from miad_cli.models.session import Device, choose_device
 from miad_cli.profiles import Profile, fitting_profile, shipped_profiles, with_overrides
-from miad_cli.seal.carriers import SIDECAR_SUFFIX, sidecar_of
+from miad_cli.seal.carriers import is_sidecar, sidecar_of
 from miad_cli.seal.identities import Recipient, parse_recipient
 from miad_cli.seal.owner import OwnerKey
 from miad_cli.seal.places import default_owner, job_identity, job_identity_path
@@ -230,7 +231,7 @@ class _Run:
             return Outcome(
                 file.relative, "failed", error.message, error.hint, error.exit_code, False
             )
-        except PictureFailed as error:
+        except (PictureFailed, OutputExists) as error:
             return Outcome(file.relative, "failed", error.message, error.hint, error.exit_code)
         except OSError as error:
             return Outcome(
@@ -252,7 +253,7 @@ class _Run:
 
     def _outcome_of(self, file: InputFile) -> Outcome:
         name, output = file.relative, self.names[file.relative]
-        if file.path.name.endswith(SIDECAR_SUFFIX):
+        if is_sidecar(file.path):
             return Outcome(name, "left out", "a sidecar of miad", is_picture=False)
         if file.obstacle == LINK:
             return Outcome(name, "left out", LINK, is_picture=False)
@@ -261,7 +262,7 @@ class _Run:
             return Outcome(name, "left out", "not an image", is_picture=False)
         if isinstance(picture, NoPicture):
             return Outcome(name, "passed over", picture.reason, is_picture=False)
-        if self._keeps(self.request.output / output):
+        if self._keeps(self.request.output / output, picture):
             return Outcome(name, "skipped", "there already", output=output)
         if _is_protected(picture, file.path):
             raise PictureFailed(
@@ -272,13 +273,30 @@ class _Run:
             return Outcome(name, "planned", reason, output=output)
         return Outcome(name, "protected", output=output, protection=self._protect(file, picture))
 
-    def _keeps(self, target: Path) -> bool:
-        """True where what is in the output already stays."""
+    def _keeps(self, target: Path, picture: Picture) -> bool:
+        """True where what is in the output already stays.
+
+        A run that is resumed keeps what is authentic and was made of this very original in this
+        very way; of the rest it replaces only what carries a container.
+        """
         if not target.exists() or self.request.on_exists in ("fail", "replace"):
             return False
         if self.request.on_exists == "skip":
             return True
-        return verify_file(target, [self.owner.public]).verdict is Verdict.AUTHENTIC
+        seen = verify_file(target, [self.owner.public])
+        foreign = seen.verdict is Verdict.NOT_PROTECTED
+        foreign = foreign or (seen.verdict in _NO_PICTURE and not sidecar_of(target).exists())
+        if foreign:
+            raise OutputExists(
+                "another file, which miad did not write, has its place in the output",
+                hint="Move it away, or name another folder with -o.",
+            )
+        if seen.verdict is not Verdict.AUTHENTIC:
+            return False
+        profile = self._profile_for(picture)
+        sealing = self._sealing(profile, self._bank_for(profile))
+        original = hashlib.sha256(picture.content).hexdigest()
+        return job_of(sealing, original) == seen.job
 
     def _protect(self, file: InputFile, picture: Picture) -> Protection:
         started = time.perf_counter()
@@ -344,6 +362,9 @@ class _Run:
             seed=self.request.seed,
             require_fooled=self.request.require_fooled,
         )
+
+
+_NO_PICTURE = (Verdict.UNREADABLE, Verdict.NO_PICTURE)
 
 
 class _Unreadable(PictureFailed):

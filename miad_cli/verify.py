@@ -27,7 +27,7 @@ from miad_cli.imaging.dicom import NoPicture, is_dicom
 from miad_cli.imaging.picture import Identity as PictureIdentity
 from miad_cli.imaging.picture import Picture, container_in, identify, read_picture
 from miad_cli.restoration import marked_again, restore
-from miad_cli.seal.carriers import SIDECAR_SUFFIX, parse_copies, read_sidecar, sidecar_of
+from miad_cli.seal.carriers import is_sidecar, parse_copies, picture_of, read_sidecar, sidecar_of
 from miad_cli.seal.container import MAGIC, Container, Manifest, check_signature, open_payload
 from miad_cli.seal.identities import Identity
 from miad_cli.seal.owner import OwnerPublicKey
@@ -61,6 +61,7 @@ class Verification:
         recipe_holds: whether the sealed recipe, applied to the restored original, gives exactly
             these pixels (MedLocker's certificate); None where that could not be tried.
         picture: where the changes were drawn, below the folder for reports.
+        job: the owner's tag of the original and of how it was protected, once that is signed.
     """
 
     name: PurePosixPath
@@ -70,6 +71,7 @@ class Verification:
     restorable: bool | None = None
     recipe_holds: bool | None = None
     picture: PurePosixPath | None = None
+    job: str = ""
     exit_code: int = 0
 
 
@@ -130,7 +132,7 @@ def verify_file(
 ) -> Verification:
     """The verdict on one file, with its sidecar where there is one."""
     shown = name or PurePosixPath(path.name)
-    if path.name.endswith(SIDECAR_SUFFIX):
+    if is_sidecar(path):
         return _bad(shown, Verdict.DAMAGED, "a sidecar whose picture is gone")
     try:
         content = read_file(path)
@@ -156,7 +158,7 @@ def verify_file(
         return _bad(shown, verdict, error.message)
     if verdict is Verdict.AUTHENTIC and copies[0] is None:
         reason = "the container is in the sidecar only"
-    found = Verification(shown, verdict, reason)
+    found = Verification(shown, verdict, reason, job=container.manifest.job)
     return _examined(found, container, picture, identities, drawings)
 
 
@@ -225,6 +227,8 @@ def _compare(identity: PictureIdentity, manifest: Manifest) -> tuple[Verdict, st
         return Verdict.ATTRIBUTES_CHANGED, "geometry, display or UIDs are not the sealed ones"
     if identity.pixel_data_sha256 != manifest.pixel_data_sha256:
         return Verdict.RE_ENCODED, "the same pixels in another encoding"
+    if not same_subject:
+        return Verdict.ATTRIBUTES_CHANGED, "something beside the pixels is not as it was sealed"
     return Verdict.AUTHENTIC, ""
 
 
@@ -290,5 +294,4 @@ def _drawn(found: Verification, picture: Picture, changes: Changes, place: Path)
 
 
 def _is_sidecar_of_picture(path: Path) -> bool:
-    suffix = SIDECAR_SUFFIX
-    return path.name.endswith(suffix) and path.with_name(path.name[: -len(suffix)]).exists()
+    return is_sidecar(path) and picture_of(path).exists()

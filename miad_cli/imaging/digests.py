@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,14 @@ PICTURE_ATTRIBUTES = (
 
 _TEXT = ("DS", "IS", "CS", "UI", "LO", "SH")
 _TAGS = {keyword: Tag(keyword) for keyword in PICTURE_ATTRIBUTES}
+
+_LOOK_UPS = ("ModalityLUTSequence", "VOILUTSequence")
+_GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
+_NESTED = {keyword: Tag(keyword) for keyword in (*_LOOK_UPS, *_GROUPS)}
+_PICTURE_TAGS = frozenset(_TAGS.values())
+
+_NUMBER = re.compile(r"[+-]?([0-9]+([.][0-9]*)?|[.][0-9]+)([eE][+-]?[0-9]+)?")
+"""A decimal number as PS3.5 6.2 writes DS and IS."""
 
 TILES = 8
 """Tiles along each side of the grid that says where a picture was changed."""
@@ -154,7 +163,45 @@ def attribute_facts(dataset: Dataset) -> dict[str, list[str]]:
     described = {
         keyword: _described(dataset, tag) for keyword, tag in _TAGS.items() if tag in dataset
     }
+    described["PhotometricInterpretation"] = _photometric(dataset)
+    described["Overlays"] = _overlays(dataset)
+    described["LookupTables"] = _nested(dataset, _LOOK_UPS, everything=True)
+    described["FunctionalGroups"] = _nested(dataset, _GROUPS, everything=False)
     return {name: value for name, value in described.items() if value}
+
+
+def _photometric(dataset: Dataset) -> list[str]:
+    """MONOCHROME1 or 2 as it is; all colour is one, since another encoding may rename it."""
+    named = str(dataset.get("PhotometricInterpretation") or "")
+    return [named if named.startswith("MONOCHROME") else "COLOUR"] if named else []
+
+
+def _overlays(dataset: Dataset) -> list[str]:
+    """Everything in the repeating groups 60xx (PS3.3 C.9.2): drawn over the picture."""
+    tags = [tag for tag in list(dataset.keys()) if 0x6000 <= tag >> 16 <= 0x60FF]
+    return _flat(dataset, sorted(tags), everything=True)
+
+
+def _nested(dataset: Dataset, keywords: tuple[str, ...], *, everything: bool) -> list[str]:
+    present = [_NESTED[keyword] for keyword in keywords if _NESTED[keyword] in dataset]
+    return _flat(dataset, present, everything=everything)
+
+
+def _flat(dataset: Dataset, tags: list[BaseTag], *, everything: bool) -> list[str]:
+    """`tag=value` of elements, depth first; below sequences only the picture's attributes unless
+    `everything` counts. Long values stand as their SHA-256."""
+    said: list[str] = []
+    for tag in tags:
+        element = dataset[tag]
+        if element.VR == "SQ":
+            for number, item in enumerate(element.value):
+                said.append(f"{tag:08x}[{number}]")
+                said += _flat(item, sorted(item.keys()), everything=everything)
+        elif everything or tag in _PICTURE_TAGS:
+            value = element.value
+            exact = hashlib.sha256(value).hexdigest() if isinstance(value, bytes) else ""
+            said.append(f"{tag:08x}={exact or '|'.join(_canonical(value))}")
+    return said
 
 
 def fact_digests(facts: dict[str, list[str]]) -> dict[str, str]:
@@ -192,7 +239,5 @@ def _canonical(value: Any) -> list[str]:
 
 
 def _canonical_item(item: Any) -> str:
-    try:
-        return format(float(item), ".12g")
-    except (TypeError, ValueError):
-        return str(item).strip()
+    text = str(item).strip()
+    return format(float(text), ".12g") if _NUMBER.fullmatch(text) else text

@@ -123,8 +123,13 @@ def container_in_png(content: bytes) -> bytes | None:
 
 def without_container(content: bytes) -> bytes:
     """The PNG as it was before the container was put in."""
-    kept = [_chunk(kind, data) for kind, data in png_chunks(content) if kind != CONTAINER_CHUNK]
-    return PNG_SIGNATURE + b"".join(kept)
+    position, kept = len(PNG_SIGNATURE), [PNG_SIGNATURE]
+    for kind, data in png_chunks(content):
+        end = position + 12 + len(data)
+        if kind != CONTAINER_CHUNK:
+            kept.append(content[position:end])
+        position = end
+    return b"".join(kept) + content[position:]
 
 
 def png_chunks(content: bytes) -> Iterator[tuple[bytes, bytes]]:

@@ -41,6 +41,13 @@ class WordLayout:
     planar: bool = False
     sign_extended: bool = False
 
+    def __post_init__(self) -> None:
+        fits = 1 <= self.bits_stored <= self.high_bit + 1 <= self.bits_allocated
+        if self.bits_allocated not in (8, 16, 32) or not fits:
+            raise ValueError("no layout of pixel words")
+        if min(self.frames, self.rows, self.columns, self.samples) < 1:
+            raise ValueError("no layout of a picture")
+
     @property
     def word_count(self) -> int:
         return self.frames * self.rows * self.columns * self.samples

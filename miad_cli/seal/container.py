@@ -57,6 +57,7 @@ _PATTERNS = {
     "pixel_data_sha256": _DIGEST,
     "attributes_sha256": _DIGEST,
     "age_sha256": _DIGEST,
+    "job": _DIGEST,
     "tiles": f"[0-9a-f]{{{TILE_DIGITS}}}",
     "payload_mode": "(compact|original)",
     "tool": "[!-~]([ -~]{0,62}[!-~])?",
@@ -70,8 +71,9 @@ class Draft:
     `subject` is the SOPInstanceUID of the protected instance, or `sha256:` and the digest of a
     raster picture's identity; the digests (64 lower-case hex digits) are those of
     `docs/format.md`; `tiles` and `attributes` are the short digests that say where a picture
-    was changed and in which attributes; `payload_mode` is `compact` or `original`; `tool` names
-    the program.
+    was changed and in which attributes; `job` is a tag by which the owner alone can tell whether
+    this is the same original, protected in the same way; `payload_mode` is `compact` or
+    `original`; `tool` names the program.
 
     Raises:
         ValueError: a field cannot stand in a manifest.
@@ -83,6 +85,7 @@ class Draft:
     attributes_sha256: str
     tiles: str
     attributes: Mapping[str, str]
+    job: str
     payload_mode: str
     tool: str
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -148,17 +148,24 @@ class OwnerKey:
         under the root 2.25 (PS3.5 B.2): nobody without the private key can confirm a guess at
         what it was derived from.
         """
-        # Lengths go first, or ("ab", "c") and ("a", "bc") would be one message.
-        message = b"".join(len(part).to_bytes(8, "big") + part for part in (kind.encode(), *parts))
-        digest = hmac.digest(self._uid_key(), message, "sha256")
+        digest = hmac.digest(self._uid_key(), _message(kind, parts), "sha256")
         value = int.from_bytes(digest[:16], "big")
         value = value & ~(0xF << 76) | 8 << 76  # version 8: made by a rule of our own
         value = value & ~(0x3 << 62) | 2 << 62  # variant 10: an RFC 9562 UUID
         return f"2.25.{uuid.UUID(int=value).int}"
 
+    def derive_tag(self, kind: str, *parts: bytes) -> str:
+        """64 hex digits that only this key can derive, the same for the same `kind` and `parts`."""
+        return hmac.digest(self._uid_key(), _message("tag " + kind, parts), "sha256").hex()
+
     def _uid_key(self) -> bytes:
         kdf = HKDF(algorithm=hashes.SHA256(), length=32, salt=None, info=_UID_KEY_INFO)
         return kdf.derive(self._private.private_bytes_raw())
+
+
+def _message(kind: str, parts: Sequence[bytes]) -> bytes:
+    """Lengths go first, or ("ab", "c") and ("a", "bc") would be one message."""
+    return b"".join(len(part).to_bytes(8, "big") + part for part in (kind.encode(), *parts))
 
 
 def _load_private_pem(path: Path, content: bytes, passphrase: Callable[[], bytes] | None) -> object:

@@ -183,7 +183,7 @@ def killed(environment, work):
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL exists on POSIX")
 @pytest.mark.parametrize("round_", range(2))
 def test_a_killed_protect_leaves_whole_files_and_can_be_resumed(
-    killed, miad, make, logo, work, round_
+    killed, miad, miad_process, make, logo, work, round_
 ):
     for seed in range(20):
         make.dicom(work / "study" / f"{seed:02}.dcm", seed)
@@ -196,7 +196,7 @@ def test_a_killed_protect_leaves_whole_files_and_can_be_resumed(
     assert code == -signal.SIGKILL
     assert 0 < len(there) < 20
     assert miad("verify", *there, "--key", "key.txt").code == 0
-    said = miad(*command, "--resume")
+    said = miad_process(*command, "--resume")
     assert said.code == 0
     assert "skipped" in said.out
     assert miad("verify", output).code == 0

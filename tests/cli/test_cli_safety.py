@@ -159,3 +159,46 @@ def test_a_16_bit_tiff_with_white_at_zero_keeps_its_greys(miad, logo, work):
 
     written = np.asarray(Image.open(work / "tiff-protected" / "scan.png"))
     assert written[0, -1] < written[0, 0]
+
+
+def test_resume_makes_a_picture_anew_when_its_original_is_another(miad, study, logo, work):
+    line = ("protect", "study", "--logo", logo, "-o", "out", "--search", "random", "--resume")
+    assert miad(*line).code == 0
+    shutil.copyfile(study / "deep" / "two.dcm", study / "one.dcm")
+
+    said = miad(*line, "--json")
+
+    states = {one["name"]: one["state"] for one in json.loads(said.out)["files"]}
+    assert states == {"one.dcm": "protected", "deep/two.dcm": "skipped"}
+
+
+def test_resume_leaves_files_that_are_not_its_own(miad, study, logo, work):
+    (work / "out").mkdir()
+    mine = (study / "one.dcm").read_bytes()
+    (work / "out" / "one.dcm").write_bytes(mine)
+
+    said = miad("protect", "study", "--logo", logo, "-o", "out", "--search", "random", "--resume")
+
+    assert said.code == 8
+    assert (work / "out" / "one.dcm").read_bytes() == mine
+
+
+def test_verify_sees_what_was_added_to_a_png(miad, make, logo, work):
+    folder = work / "photos"
+    folder.mkdir()
+    Image.fromarray(np.full((40, 40, 3), 90, np.uint8)).save(folder / "a.png")
+    assert miad("protect", "photos", "--logo", logo, "--search", "random").code == 0
+    path = work / "photos-protected" / "a.png"
+    path.write_bytes(path.read_bytes() + b"Diagnosis: benign")
+
+    said = miad("verify", "photos-protected")
+
+    assert said.code == 6
+    assert "attributes of the picture changed" in said.out
+
+
+def test_a_file_called_like_a_sidecar_of_nothing_is_no_trouble(miad, sealed):
+    (sealed.protected / ".miad").write_bytes(b"")
+
+    assert miad("unlock", "protected", "--key", sealed.key, "-o", "back").code in (0, 3)
+    assert "internal error" not in miad("verify", "protected").err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from io import BytesIO
 
 import numpy as np
@@ -214,7 +215,7 @@ def test_attributes_are_those_of_the_format() -> None:
     text = b'{"PixelSpacing":["0.7","0.7"]}'
     expected = hashlib.sha256(b"miad/v1/attributes\0" + text).hexdigest()[:8]
     assert found["PixelSpacing"] == expected
-    assert set(found) <= set(PICTURE_ATTRIBUTES)
+    assert set(found) <= {*PICTURE_ATTRIBUTES, "PhotometricInterpretation"}
 
 
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
@@ -229,3 +230,46 @@ def test_attributes_read_from_their_bytes_are_those_that_pydicom_reads(syntax: s
     raw = dcmread(BytesIO(encode(dataset)))
     assert attribute_facts(raw) == attribute_facts(converted)
     assert attribute_facts(raw)["WindowCenter"] == ["40", "-600"]
+
+
+def changed(change: Callable[[Dataset], None]) -> bool:
+    """Whether a change to an instance changes the digest of its attributes."""
+    dataset = instance()
+    change(dataset)
+    return identity_of(dataset).attributes_sha256 != REFERENCE.attributes_sha256
+
+
+def invert(dataset: Dataset) -> None:
+    dataset.PhotometricInterpretation = "MONOCHROME1"
+
+
+def draw_over(dataset: Dataset) -> None:
+    dataset.add_new(0x60000010, "US", dataset.Rows)
+    dataset.add_new(0x60003000, "OW", b"\xff" * 8)
+
+
+def bend_the_greys(dataset: Dataset) -> None:
+    table = Dataset()
+    table.LUTDescriptor, table.LUTData = [4, 0, 16], bytes(8)
+    dataset.VOILUTSequence = [table]
+
+
+def turn_the_volume(dataset: Dataset) -> None:
+    group, plane = Dataset(), Dataset()
+    plane.ImageOrientationPatient = [-1, 0, 0, 0, 1, 0]
+    group.PlaneOrientationSequence = [plane]
+    dataset.SharedFunctionalGroupsSequence = [group]
+
+
+@pytest.mark.parametrize("change", [invert, draw_over, bend_the_greys, turn_the_volume])
+def test_what_changes_the_look_of_a_picture_changes_the_digest(
+    change: Callable[[Dataset], None],
+) -> None:
+    assert changed(change)
+
+
+@pytest.mark.parametrize(("text", "written"), [("1_0", "1_0"), ("inf", "inf"), (" +1.50", "1.5")])
+def test_a_number_is_what_the_standard_calls_one(text: str, written: str) -> None:
+    dataset = instance()
+    dataset.RescaleType = text
+    assert attribute_facts(dataset)["RescaleType"] == [written]
