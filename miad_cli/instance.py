@@ -161,6 +161,7 @@ def _bare_file(picture: Picture, stored: Stored, sealing: Sealing) -> _Bare:
         sealing.owner.derive_uid(
             "series", _uid(picture, "SeriesInstanceUID"), *sealing.series_parts
         ),
+        reference=lambda uid: sealing.owner.derive_uid("reference", uid.encode()),
     )
     dataset = derive_instance(picture, stored, identity, _METHOD)
     syntax = UID(dataset.file_meta.TransferSyntaxUID).name

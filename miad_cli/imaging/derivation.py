@@ -7,7 +7,7 @@ becomes is listed in docs/format.md.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from io import BytesIO
@@ -50,12 +50,24 @@ _PALETTE = tuple(
 ) + tuple(f"Segmented{c}PaletteColorLookupTableData" for c in ("Red", "Green", "Blue"))
 
 
+_REFERENCES = (
+    "ReferencedSOPInstanceUID",
+    "SOPInstanceUIDOfConcatenationSource",
+    "SeriesInstanceUID",
+)
+
+
 @dataclass(frozen=True)
 class NewIdentity:
-    """The UIDs of the protected instance."""
+    """The UIDs of the protected instance.
+
+    `reference` gives what stands for the UID of another instance or series that this one refers
+    to: the original's would lead back to it.
+    """
 
     sop_instance_uid: str
     series_instance_uid: str
+    reference: Callable[[str], str] = str
 
 
 def derive_instance(
@@ -77,6 +89,7 @@ def derive_instance(
             str(picture.dataset.get("SOPInstanceUID") or ""): identity.sop_instance_uid,
             str(picture.dataset.get("SeriesInstanceUID") or ""): identity.series_instance_uid,
         },
+        identity.reference,
     )
     dataset.SOPInstanceUID = identity.sop_instance_uid
     dataset.file_meta.MediaStorageSOPInstanceUID = UID(identity.sop_instance_uid)
@@ -230,15 +243,22 @@ def _mark_series(dataset: Dataset) -> None:
     dataset.SeriesDescription = (DESCRIPTION_PREFIX + described)[:64].strip()
 
 
-def _replace_uids(dataset: Dataset, new: dict[str, str]) -> None:
-    """Put the new UIDs wherever, at any depth, the data set names its own old ones."""
+def _replace_uids(dataset: Dataset, new: dict[str, str], reference: Callable[[str], str]) -> None:
+    """Put the new UIDs wherever, at any depth, the data set names its own old ones, and
+    references in place of those of other instances and series."""
     for item in _all_items(dataset):
         for tag in list(item.keys()):
             element = _readable(item, tag)
             if element is None or element.VR != "UI":
                 continue
             values = _values(element.value)
-            replaced = [new.get(value, value) if value else value for value in values]
+            refers = element.keyword in _REFERENCES and not (
+                item is dataset and element.keyword == "SeriesInstanceUID"
+            )
+            replaced = [
+                new.get(value) or (reference(value) if refers else value) if value else value
+                for value in values
+            ]
             if replaced != values:
                 element.value = replaced if len(replaced) > 1 else replaced[0]
 

@@ -281,3 +281,26 @@ def test_container_put_in_again_replaces_the_first() -> None:
 
 def test_file_without_our_block_holds_no_container() -> None:
     assert embedded_container(build_dataset(ramp())) is None
+
+
+def test_uids_of_other_instances_are_not_told() -> None:
+    dataset = build_dataset(ramp())
+    image, series, study = Dataset(), Dataset(), Dataset()
+    image.ReferencedSOPClassUID = "1.2.840.10008.5.1.4.1.1.2"
+    image.ReferencedSOPInstanceUID = "1.2.3.4.5"
+    series.SeriesInstanceUID = dataset.SeriesInstanceUID
+    series.ReferencedSOPSequence = [image]
+    study.ReferencedSeriesSequence = [series]
+    dataset.ReferencedImageSequence = [image]
+    dataset.StudiesContainingOtherReferencedInstancesSequence = [study]
+    picture = picture_of(dataset)
+    identity = NewIdentity("2.25.1", "2.25.2", lambda uid: "2.25.99")
+
+    written = derive_instance(picture, picture.image.stored, identity, "x")
+
+    (other,) = written.ReferencedImageSequence
+    (listed,) = written.StudiesContainingOtherReferencedInstancesSequence
+    assert other.ReferencedSOPInstanceUID == "2.25.99"
+    assert other.ReferencedSOPClassUID == "1.2.840.10008.5.1.4.1.1.2"
+    assert listed.ReferencedSeriesSequence[0].SeriesInstanceUID == "2.25.2"
+    assert b"1.2.3.4.5" not in encode_instance(written)
