@@ -26,7 +26,7 @@ class Round:
         self.output = workshop.folder / "study-protected"
         self.restored = workshop.folder / "study-unlocked"
         # One model is enough here: what is tested is files, and every model reads the same ones.
-        model = workshop.miad("models", "list", "--json").json[0]["name"]
+        model = workshop.miad("models", "list", "--json").json["models"][0]["name"]
         self.protect = workshop.miad(
             "protect", "study", "--logo", workshop.logo, "--search", "random", "--models", model,
             "--key-out", "key.txt", "--json",

@@ -82,5 +82,5 @@ def test_it_works_where_the_checkout_is_not(wheel, tmp_path):
     assert run("-c", "import miad_cli; print(miad_cli.__file__)").startswith(str(tmp_path))
     assert "general" in run("-m", "miad_cli", "profiles", "list")
     shipped = {path.parent.name for path in REPOSITORY.glob("onnx_models/*/manifest.toml")}
-    listed = json.loads(run("-m", "miad_cli", "models", "list", "--json"))
+    listed = json.loads(run("-m", "miad_cli", "models", "list", "--json"))["models"]
     assert {one["name"] for one in listed} == shipped
