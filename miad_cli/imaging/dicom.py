@@ -6,6 +6,7 @@ words; everything else is decoded, written as native values, and restored from t
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,6 +40,9 @@ from miad_cli.imaging.words import Values, WordLayout, Words
 
 LARGEST_DECODED = 2 << 30
 """Bytes of decoded pixels beyond which a file is refused before anything is allocated."""
+
+LARGEST_INFLATED = 512 << 20
+"""Bytes that a deflated data set may unpack to."""
 
 _NO_PICTURE = {
     "1.2.840.10008.5.1.4.1.1.66.4": "a segmentation",
@@ -141,6 +145,7 @@ def _decoding(dataset: Dataset) -> Iterator[None]:
 
 
 def _parse(content: bytes) -> Dataset:
+    _refuse_deflate_bomb(content)
     try:
         dataset = dcmread(BytesIO(content))
         dataset.get("SOPClassUID")
@@ -152,6 +157,27 @@ def _parse(content: bytes) -> Dataset:
     if not named:
         raise PictureFailed("no transfer syntax is named in the file's header")
     return dataset
+
+
+def _refuse_deflate_bomb(content: bytes) -> None:
+    """Measure what a deflated data set (PS3.5 A.5) unpacks to before pydicom unpacks it whole.
+
+    Raises:
+        PictureFailed: it is more than a file may hold.
+    """
+    announced = content[132:138] == b"\x02\x00\x00\x00UL"
+    start = 144 + int.from_bytes(content[140:144], "little")
+    if not announced or DeflatedExplicitVRLittleEndian.encode() not in content[144:start]:
+        return
+    stream, waiting, size = zlib.decompressobj(-zlib.MAX_WBITS), content[start:], 0
+    while waiting and not stream.eof:
+        try:
+            size += len(stream.decompress(waiting, 1 << 20))
+        except zlib.error:
+            raise PictureFailed("the deflated data set is damaged") from None
+        if size > LARGEST_INFLATED:
+            raise PictureFailed(f"it inflates to more than {LARGEST_INFLATED >> 20} MiB")
+        waiting = stream.unconsumed_tail
 
 
 def _syntax(dataset: Dataset) -> UID:

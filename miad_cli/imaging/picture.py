@@ -68,11 +68,11 @@ def read_picture(content: bytes, name: PurePath) -> Picture | NoPicture | None:
         return read_dicom(content)
     if raster_format(content[:16]):
         return read_raster(content)
-    if not content:
+    suffix = name.suffix.lower()
+    if not content and suffix in ("", *_DICOM_SUFFIXES, *_RASTER_SUFFIXES):
         raise PictureFailed("the file is empty")
     if is_bare_dicom(content[:8]):
         raise PictureFailed("DICOM without the file header of PS3.10, so its encoding is not known")
-    suffix = name.suffix.lower()
     if suffix in _DICOM_SUFFIXES:
         raise PictureFailed("not a DICOM file (no DICM prefix)")
     if suffix in _RASTER_SUFFIXES:

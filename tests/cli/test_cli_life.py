@@ -1,0 +1,66 @@
+"""What happens to runs in real life."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+
+import pytest
+
+import miad_cli.protect
+from miad_cli.app import run
+from miad_cli.files import PART_PREFIX
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_two_runs_at_once_on_one_output(miad, study, logo, work):
+    line = ["protect", "study", "--logo", str(logo), "-o", "out", "--search", "random", "-q"]
+    line += ["--on-exists", "replace"]
+    children = []
+    for _ in range(2):
+        child = os.fork()
+        if child == 0:
+            os._exit(run(line))
+        children.append(child)
+
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+
+    assert codes == [0, 0]
+    assert miad("verify", "out").code == 0
+    assert not [one for one in (work / "out").rglob("*") if PART_PREFIX in one.name]
+
+
+def test_a_file_that_changes_while_it_is_read(miad, study, logo, work, monkeypatch):
+    source = study / "one.dcm"
+    before = source.read_bytes()
+    read = miad_cli.protect.read_picture
+
+    def read_and_change(content, name):
+        source.write_bytes(b"something else by now")
+        return read(content, name)
+
+    line = ("protect", source, "--logo", logo, "-o", "out", "--search", "random")
+    with monkeypatch.context() as patch:
+        patch.setattr("miad_cli.protect.read_picture", read_and_change)
+        assert miad(*line, "--key-out", "key.txt").code == 0
+
+    assert miad("unlock", "out", "--key", "key.txt", "-o", "back").code == 0
+    assert (work / "back" / "one.dcm").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_a_folder_of_a_hundred_thousand_files(miad, study, logo, work):
+    folder = work / "many"
+    for number in range(100):
+        (folder / f"{number:03}").mkdir(parents=True)
+        for other in range(1000):
+            (folder / f"{number:03}" / f"{other}.txt").touch()
+    shutil.copyfile(study / "one.dcm", folder / "050" / "picture.dcm")
+    started = time.perf_counter()
+
+    said = miad("protect", "many", "--logo", logo, "--search", "random", "-q")
+
+    assert said.code == 0
+    assert [one.name for one in (work / "many-protected").rglob("*.dcm")] == ["picture.dcm"]
+    assert time.perf_counter() - started < 120
