@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import shutil
+import subprocess
+import sys
 import time
 
 import pytest
 
 import miad_cli.protect
-from miad_cli.app import run
 from miad_cli.files import PART_PREFIX
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_two_runs_at_once_on_one_output(miad, study, logo, work):
-    line = ["protect", "study", "--logo", str(logo), "-o", "out", "--search", "random", "-q"]
-    line += ["--on-exists", "replace"]
-    children = []
-    for _ in range(2):
-        child = os.fork()
-        if child == 0:
-            os._exit(run(line))
-        children.append(child)
+def test_two_runs_at_once_on_one_output(miad, study, logo, work, environment):
+    line = [sys.executable, "-m", "miad_cli", "protect", "study", "--logo", "hospital.png"]
+    line += ["-o", "out", "--search", "random", "-q", "--on-exists", "replace"]
 
-    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    runs = [subprocess.Popen(line, env=environment) for _ in range(2)]
+    codes = [one.wait(timeout=240) for one in runs]
 
     assert codes == [0, 0]
     assert miad("verify", "out").code == 0
