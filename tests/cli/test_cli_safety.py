@@ -186,7 +186,8 @@ def test_resume_leaves_files_that_are_not_its_own(miad, study, logo, work):
 def test_verify_sees_what_was_added_to_a_png(miad, make, logo, work):
     folder = work / "photos"
     folder.mkdir()
-    Image.fromarray(np.full((40, 40, 3), 90, np.uint8)).save(folder / "a.png")
+    grey = np.linspace(0, 255, 64 * 64).astype(np.uint8).reshape(64, 64)
+    Image.fromarray(grey).save(folder / "a.png")
     assert miad("protect", "photos", "--logo", logo, "--search", "random").code == 0
     path = work / "photos-protected" / "a.png"
     path.write_bytes(path.read_bytes() + b"Diagnosis: benign")
