@@ -19,12 +19,12 @@ from typing import Any
 
 import numpy as np
 
+from miad_cli.decisions import settings_of
 from miad_cli.demo import draw_logo
 from miad_cli.imaging.raster import read_raster
 from miad_cli.models.bank import Bank, load_bank
 from miad_cli.models.session import Device
 from miad_cli.profiles import named_profile
-from miad_cli.protect import settings_of
 from miad_cli.watermark.ensemble import Ensemble
 from miad_cli.watermark.logo import Bytes, load_logo
 from miad_cli.watermark.marking import Marking, Settings, mark_picture
@@ -122,10 +122,10 @@ def _attack(
     marking = mark_picture(image, bank, logo, settings, generator, _label(bank, example))
     return {
         "fooled": bool(marking.fooled),
-        "queries": marking.queries,
+        "queries": marking.decision.queries,
         "seconds": time.perf_counter() - started,
         "alpha": marking.mark.alpha,
-        "divisor": marking.divisor,
+        "divisor": marking.decision.divisor,
         "covered": _covered(marking, image.rows, image.columns, example.lesion),
     }
 

@@ -29,9 +29,9 @@ from miad_cli.seal.identities import Recipient
 from miad_cli.seal.owner import OwnerKey
 from miad_cli.verify import Report, Verdict, verify
 from miad_cli.watermark.blend import Mark, blend, tone_for
-from miad_cli.watermark.ensemble import Attention, Opinion
-from miad_cli.watermark.marking import Marking
-from miad_cli.watermark.placement import Candidate
+from miad_cli.watermark.ensemble import Opinion
+from miad_cli.watermark.logo import UNCHANGED
+from miad_cli.watermark.marking import Decision, Lesions, Marking
 
 
 def main() -> None:
@@ -139,14 +139,10 @@ def _protect(target: Path, number: int, side: int, sealing: Sealing) -> None:
     nothing = Opinion((), ())
     marking = Marking(
         stored=blend(image.stored, mark, tone),
-        mark=mark,
+        decision=Decision(mark, UNCHANGED, 8, Lesions((), "none"), queries=0),
         tone=tone,
-        candidate=Candidate(mark.x, mark.y, mark.alpha),
-        divisor=8,
-        attention=Attention(np.zeros((side, side), np.float32), ()),
         clean=nothing,
         marked=nothing,
-        queries=0,
         label=None,
     )
     write_instance(target, "slice.dcm", picture, marking, sealing)

@@ -3,7 +3,8 @@
 MiadError                     1   something of ours broke
 ├── UsageError                2   the command line or a profile cannot be meant so
 ├── PictureFailed             3   one picture could not be processed; the others can
-│   └── NoRoomForLogo         3   lesion boxes leave no place for the logo
+│   ├── NoRoomForLogo         3   lesion boxes leave no place for the logo
+│   └── InvisibleLogo         3   hardly a pixel would change under the logo
 ├── NoUsableInput             4   nothing to work on
 ├── TargetNotMet              5   protected, but not as well as was asked for
 ├── VerificationFailed        6   a file is not what its seal says
@@ -52,6 +53,10 @@ class PictureFailed(MiadError):
 
 
 class NoRoomForLogo(PictureFailed):
+    pass
+
+
+class InvisibleLogo(PictureFailed):
     pass
 
 

@@ -7,7 +7,7 @@ restoration proves it from what was written.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, Protocol
@@ -68,6 +68,14 @@ class Sealing:
     payload: Literal["auto", "compact", "original"]
     carrier: Literal["both", "embed", "sidecar"]
 
+    def new_series_uid(self, original: str) -> str:
+        """The Series Instance UID of what was the series `original`."""
+        return self.owner.derive_uid("series", original.encode(), *self.series_parts)
+
+    def dangling_uid(self, original: str) -> str:
+        """A UID in place of an instance's that is not among the protected ones."""
+        return self.owner.derive_uid("reference", original.encode())
+
 
 @dataclass(frozen=True)
 class WrittenInstance:
@@ -78,16 +86,23 @@ class WrittenInstance:
 
 
 def write_instance(
-    output: Path, original_name: str, picture: Picture, marking: Marking, sealing: Sealing
+    output: Path,
+    original_name: str,
+    picture: Picture,
+    marking: Marking,
+    sealing: Sealing,
+    reference: Callable[[str], str] | None = None,
 ) -> WrittenInstance:
     """Write the protected file, and its sidecar where the carrier asks for one.
 
     Nothing takes its final name before the original was restored from the written bytes.
+    `reference` gives what stands for the UID of another instance or series; by default a UID
+    that leads nowhere.
 
     Raises:
         PictureFailed: the picture cannot be written, or not so that it could be restored.
     """
-    bare = _bare_file(picture, marking.stored, sealing)
+    bare = _bare_file(picture, marking.stored, sealing, reference or sealing.dangling_uid)
     written = _reread(bare.content)
     identity, evidence = identify(written), evidence_of(written)
     for mode in _modes(sealing.payload, picture):
@@ -148,28 +163,29 @@ class _BareInstance:
         return encode_instance(self.dataset)
 
 
-def _bare_file(picture: Picture, stored: Stored, sealing: Sealing) -> _Bare:
+def _bare_file(
+    picture: Picture, stored: Stored, sealing: Sealing, reference: Callable[[str], str]
+) -> _Bare:
     if isinstance(picture, RasterPicture):
         return _BarePng(write_png(picture, stored))
-    words = picture.layout.with_values(picture.words, stored)
     identity = NewIdentity(
-        sealing.owner.derive_uid(
-            "instance",
-            _uid(picture, "SOPInstanceUID"),
-            pixels_digest(picture.layout, words).encode(),
-        ),
-        sealing.owner.derive_uid(
-            "series", _uid(picture, "SeriesInstanceUID"), *sealing.series_parts
-        ),
-        reference=lambda uid: sealing.owner.derive_uid("reference", uid.encode()),
+        new_sop_uid(picture, stored, sealing),
+        sealing.new_series_uid(str(picture.dataset.get("SeriesInstanceUID") or "")),
+        reference,
     )
     dataset = derive_instance(picture, stored, identity, _METHOD)
     syntax = UID(dataset.file_meta.TransferSyntaxUID).name
     return _BareInstance(dataset, encode_instance(dataset), syntax)
 
 
-def _uid(picture: DicomPicture, keyword: str) -> bytes:
-    return str(picture.dataset.get(keyword) or "").encode()
+def new_sop_uid(picture: DicomPicture, stored: Stored, sealing: Sealing) -> str:
+    """The SOP Instance UID that `picture` gets once its stored values are `stored`."""
+    words = picture.layout.with_values(picture.words, stored)
+    return sealing.owner.derive_uid(
+        "instance",
+        str(picture.dataset.get("SOPInstanceUID") or "").encode(),
+        pixels_digest(picture.layout, words).encode(),
+    )
 
 
 def _payload(
@@ -180,7 +196,7 @@ def _payload(
     marking: Marking,
     sealing: Sealing,
 ) -> Payload:
-    recipe: dict[str, Any] = recipe_of(marking.mark, marking.tone, marking.candidate.sit)
+    recipe: dict[str, Any] = recipe_of(marking.mark, marking.tone, marking.decision.sit)
     recipe["bank"] = sealing.bank_digest
     parts = {"logo": marking.mark.logo.tobytes()}
     if mode == "compact" and isinstance(picture, DicomPicture) and picture.span is not None:

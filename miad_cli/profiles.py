@@ -79,6 +79,18 @@ class Search(_Table):
     density: Annotated[float, Field(gt=0, le=1)] = 0.005
 
 
+class Series(_Table):
+    """Which series get one mark for all their slices: `volumes` are parallel slices of one body."""
+
+    coherent: Literal["volumes", "always", "never"] = "volumes"
+
+
+class Limits(_Table):
+    """`decoded_mib`: a file whose pixels would take more is refused before they are decoded."""
+
+    decoded_mib: Annotated[int, Field(ge=1, le=1 << 20)] = 2048
+
+
 class Seal(_Table):
     """Payload and carrier of the sealed original; `recipients` is a file of the organisation's
     recipients, one a line, by its path from the profile's own folder."""
@@ -98,7 +110,9 @@ class Profile(_Table):
     lesions: Lesions = Lesions()
     logo: Logo = Logo()
     search: Search = Search()
+    series: Series = Series()
     seal: Seal = Seal()
+    limits: Limits = Limits()
     _folder: Path = PrivateAttr(default=Path())
 
     @property

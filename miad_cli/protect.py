@@ -10,9 +10,9 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-import numpy as np
-
+from miad_cli.decisions import Anywhere, Avoid, Decisions
 from miad_cli.errors import (
+    MaskUnusable,
     MiadError,
     NoUsableInput,
     OutputExists,
@@ -33,7 +33,7 @@ from miad_cli.files import (
 from miad_cli.imaging.derivation import CREATOR_UID
 from miad_cli.imaging.dicom import DicomPicture, NoPicture
 from miad_cli.imaging.picture import Picture, container_in, read_picture
-from miad_cli.instance import Sealing, job_of, write_instance
+from miad_cli.instance import Sealing, job_of, new_sop_uid, write_instance
 from miad_cli.models.bank import Bank, load_bank
 from miad_cli.models.session import Device, choose_device
 from miad_cli.profiles import Profile, fitting_profile, shipped_profiles, with_overrides
@@ -41,10 +41,10 @@ from miad_cli.seal.carriers import is_sidecar, sidecar_of
 from miad_cli.seal.identities import Recipient, parse_recipient
 from miad_cli.seal.owner import OwnerKey
 from miad_cli.seal.places import default_owner, job_identity, job_identity_path
+from miad_cli.study import Group, Study, survey
 from miad_cli.verify import Verdict, verify_file
 from miad_cli.watermark.logo import Bytes, load_logo
-from miad_cli.watermark.marking import Marking, Settings, mark_picture
-from miad_cli.watermark.search import Budget
+from miad_cli.watermark.marking import BoxSource, Marking
 
 State = Literal["protected", "skipped", "planned", "passed over", "left out", "failed"]
 OnExists = Literal["fail", "skip", "replace", "resume"]
@@ -56,15 +56,19 @@ class Request:
     """What to protect, with what, and for whom.
 
     `profile` None chooses one for each picture by its attributes. `overrides` replace settings
-    of whatever profile is chosen, table by table. Without `recipients` an identity is made for
-    this output folder, in the user's data directory or at `key_out`. Without `owner` this
-    user's own key signs; `owner_passphrase` is called if that one lies under a passphrase.
+    of whatever profile is chosen, table by table. `mask` is a file or a folder of lesion masks;
+    without it the models' attention says what the logo keeps off, with `anywhere` nothing does.
+    Without `recipients` an identity is made for this output folder, in the user's data directory
+    or at `key_out`. Without `owner` this user's own key signs; `owner_passphrase` is called if
+    that one lies under a passphrase.
     """
 
     inputs: tuple[Path, ...]
     logo: Path
     output: Path
     profile: Profile | None = None
+    mask: Path | None = None
+    anywhere: bool = False
     overrides: dict[str, dict[str, Any]] = field(default_factory=dict)
     recipients: tuple[Recipient, ...] = ()
     key_out: Path | None = None
@@ -79,7 +83,11 @@ class Request:
 
 @dataclass(frozen=True)
 class Protection:
-    """How one picture was protected. Rectangles are x, y, width, height in pixels."""
+    """How one picture was protected. Rectangles are x, y, width, height in pixels.
+
+    `lesions` are the boxes that the logo keeps off, `lesions_from` is who named them. `shared` is
+    true where the whole series has the same mark.
+    """
 
     profile: str
     task: str | None
@@ -91,7 +99,9 @@ class Protection:
     logo: Rectangle
     alpha: int
     scale_divisor: int
-    attention: tuple[Rectangle, ...]
+    lesions: tuple[Rectangle, ...]
+    lesions_from: BoxSource
+    shared: bool
     payload: str
     syntax: str
     names_a_patient: bool
@@ -161,14 +171,14 @@ def protect(request: Request, progress: Callable[[Outcome, int], None] | None = 
     logo, device = load_logo(request.logo), choose_device(request.device)
     check_output(request.inputs, request.output, may_exist=request.on_exists != "fail")
     remove_abandoned_parts(request.output)
-    run = _Run(request, logo, device, files)
-    outcomes = []
-    for file in files:
-        outcome = run.outcome_of(file)
-        outcomes.append(outcome)
-        if progress:
-            progress(outcome, len(files))
-    return run.report(outcomes)
+    run = _Run(request, logo, device, survey(files), plan_outputs(files))
+    outcomes: dict[InputFile, Outcome] = {}
+    for group in run.study.groups:
+        for file in group.files:
+            outcomes[file] = run.outcome_of(file, group)
+            if progress:
+                progress(outcomes[file], len(files))
+    return run.report([outcomes[file] for file in files])
 
 
 def _check(request: Request) -> None:
@@ -199,17 +209,26 @@ class _Run:
     """What the pictures of one run share: logo, profiles, models, keys; each made once."""
 
     def __init__(
-        self, request: Request, logo: Bytes, device: Device, files: Sequence[InputFile]
+        self,
+        request: Request,
+        logo: Bytes,
+        device: Device,
+        study: Study,
+        names: dict[PurePosixPath, PurePosixPath],
     ) -> None:
         self.request = request
-        self.logo = logo
+        self.study = study
         self.device = device
-        self.names = plan_outputs(files)
+        self.names = names
         self.key: Path | None = None
         self._shipped = shipped_profiles()
         self._profiles: dict[str, Profile] = {}
         self._banks: dict[str, Bank] = {}
         self._logo_digest = hashlib.sha256(repr(logo.shape).encode() + logo.tobytes()).digest()
+        self._group_of = {file: group for group in study.groups for file in group.files}
+        self._new_uids: dict[InputFile, str] = {}
+        avoid, self._mask_parts = _what_to_avoid(request)
+        self._decisions = Decisions(logo, request.seed, avoid, self._picture_in)
 
     @cached_property
     def owner(self) -> OwnerKey:
@@ -223,15 +242,15 @@ class _Run:
         self.key, recipient = job_identity(self.request.output, self.request.key_out)
         return (parse_recipient(recipient),)
 
-    def outcome_of(self, file: InputFile) -> Outcome:
+    def outcome_of(self, file: InputFile, group: Group) -> Outcome:
         """Protect one file; whatever goes wrong with it alone becomes its outcome."""
         try:
-            return self._outcome_of(file)
+            return self._outcome_of(file, group)
         except _Unreadable as error:
             return Outcome(
                 file.relative, "failed", error.message, error.hint, error.exit_code, False
             )
-        except (PictureFailed, OutputExists) as error:
+        except (PictureFailed, OutputExists, MaskUnusable) as error:
             return Outcome(file.relative, "failed", error.message, error.hint, error.exit_code)
         except OSError as error:
             return Outcome(
@@ -251,7 +270,7 @@ class _Run:
                 MiadError.exit_code,
             )
 
-    def _outcome_of(self, file: InputFile) -> Outcome:
+    def _outcome_of(self, file: InputFile, group: Group) -> Outcome:
         name, output = file.relative, self.names[file.relative]
         if is_sidecar(file.path):
             return Outcome(name, "left out", "a sidecar of miad", is_picture=False)
@@ -262,18 +281,20 @@ class _Run:
             return Outcome(name, "left out", "not an image", is_picture=False)
         if isinstance(picture, NoPicture):
             return Outcome(name, "passed over", picture.reason, is_picture=False)
-        if self._keeps(self.request.output / output, picture):
+        if self._keeps(self.request.output / output, file, picture):
             return Outcome(name, "skipped", "there already", output=output)
         if _is_protected(picture, file.path):
             raise PictureFailed(
                 "is protected already", hint="Unlock it first, or leave it out of the input."
             )
         if self.request.dry_run:
+            self._decisions.check(file, picture)
             reason = f"with the profile {self._profile_for(picture).name}"
             return Outcome(name, "planned", reason, output=output)
-        return Outcome(name, "protected", output=output, protection=self._protect(file, picture))
+        protection = self._protect(file, picture, group)
+        return Outcome(name, "protected", output=output, protection=protection)
 
-    def _keeps(self, target: Path, picture: Picture) -> bool:
+    def _keeps(self, target: Path, file: InputFile, picture: Picture) -> bool:
         """True where what is in the output already stays.
 
         A run that is resumed keeps what is authentic and was made of this very original in this
@@ -293,26 +314,64 @@ class _Run:
             )
         if seen.verdict is not Verdict.AUTHENTIC:
             return False
-        profile = self._profile_for(picture)
-        sealing = self._sealing(profile, self._bank_for(profile))
         original = hashlib.sha256(picture.content).hexdigest()
-        return job_of(sealing, original) == seen.job
+        return job_of(self._sealing_for(picture), original) == seen.job
 
-    def _protect(self, file: InputFile, picture: Picture) -> Protection:
+    def _protect(self, file: InputFile, picture: Picture, group: Group) -> Protection:
         started = time.perf_counter()
         profile = self._profile_for(picture)
         bank = self._bank_for(profile)
-        content_seed = int.from_bytes(hashlib.sha256(picture.content).digest()[:8], "big")
-        generator = np.random.default_rng([self.request.seed, content_seed])
-        marking = mark_picture(picture.image, bank, self.logo, settings_of(profile), generator)
+        marking = self._decisions.marking(file, picture, group, profile, bank)
         written = write_instance(
             self.request.output / self.names[file.relative],
             file.path.name,
             picture,
             marking,
             self._sealing(profile, bank),
+            self._new_uid_for,
         )
         return _protection(picture, profile, bank, marking, written, time.perf_counter() - started)
+
+    def _new_uid_for(self, original: str) -> str:
+        """What stands in the output for the UID of another instance or series: its new UID where
+        it is protected in the same run, else one that leads nowhere."""
+        file = self.study.by_sop_uid.get(original)
+        if file is not None:
+            if file not in self._new_uids:
+                self._new_uids[file] = self._new_uid_of(file, original)
+            return self._new_uids[file]
+        file = self.study.series.get(original)
+        picture = None if file is None else self._picture_in(file)
+        if picture is None:
+            return self.owner.derive_uid("reference", original.encode())
+        return self._sealing_for(picture).new_series_uid(original)
+
+    def _new_uid_of(self, file: InputFile, original: str) -> str:
+        """The new SOP Instance UID of an instance whose turn may not have come yet."""
+        dangling = self.owner.derive_uid("reference", original.encode())
+        picture = self._picture_in(file)
+        if not isinstance(picture, DicomPicture) or _is_protected(picture, file.path):
+            return dangling
+        target = self.request.output / self.names[file.relative]
+        try:
+            if self._keeps(target, file, picture):
+                kept = read_picture(read_file(target), target)
+                return str(kept.dataset.SOPInstanceUID)  # type: ignore[union-attr]
+            profile = self._profile_for(picture)
+            bank = self._bank_for(profile)
+            group = self._group_of[file]
+            marking = self._decisions.marking(file, picture, group, profile, bank)
+        except (PictureFailed, OutputExists, MaskUnusable):
+            return dangling  # said when its turn comes
+        self._decisions.remember(file, marking)
+        return new_sop_uid(picture, marking.stored, self._sealing(profile, bank))
+
+    def _picture_in(self, file: InputFile) -> Picture | None:
+        try:
+            picture = _read(file)
+        except PictureFailed:
+            return None
+        return None if isinstance(picture, NoPicture) else picture
 
     def _profile_for(self, picture: Picture) -> Profile:
         chosen = self.request.profile or fitting_profile(self._shipped, picture.image.facts)
@@ -328,6 +387,10 @@ class _Run:
             )
         return self._banks[profile.name]
 
+    def _sealing_for(self, picture: Picture) -> Sealing:
+        profile = self._profile_for(picture)
+        return self._sealing(profile, self._bank_for(profile))
+
     def _sealing(self, profile: Profile, bank: Bank) -> Sealing:
         return Sealing(
             owner=self.owner,
@@ -336,6 +399,7 @@ class _Run:
                 profile.digest.encode(),
                 self._logo_digest,
                 str(self.request.seed).encode(),
+                *self._mask_parts,
             ),
             bank_digest=bank.digest,
             payload=profile.seal.payload,
@@ -362,6 +426,15 @@ class _Run:
             seed=self.request.seed,
             require_fooled=self.request.require_fooled,
         )
+
+
+def _what_to_avoid(request: Request) -> tuple[Avoid, tuple[bytes, ...]]:
+    """What the logo keeps off, and the bytes that a resumed run knows it by."""
+    if request.anywhere:
+        return Anywhere(), (b"anywhere",)
+    if request.mask is None:
+        return None, ()
+    raise UsageError("masks are not wired yet")
 
 
 _NO_PICTURE = (Verdict.UNREADABLE, Verdict.NO_PICTURE)
@@ -391,24 +464,6 @@ def _is_protected(picture: Picture, path: Path) -> bool:
     )
 
 
-def settings_of(profile: Profile) -> Settings:
-    """A profile's numbers for the watermark."""
-    searching = profile.search
-    return Settings(
-        method=searching.method,
-        budget=Budget(
-            parents=searching.parents,
-            generations=searching.generations,
-            alpha_step=searching.alpha_step,
-            keep=searching.keep,
-            density=searching.density,
-        ),
-        divisors=tuple(profile.logo.divisors),
-        threshold=profile.lesions.threshold,
-        top_share=profile.lesions.top_share,
-    )
-
-
 def _protection(
     picture: Picture,
     profile: Profile,
@@ -417,6 +472,7 @@ def _protection(
     written: Any,
     seconds: float,
 ) -> Protection:
+    decision = marking.decision
     height, width = marking.mark.logo.shape[:2]
     return Protection(
         profile=profile.name,
@@ -425,11 +481,13 @@ def _protection(
         models_fooled=marking.models_fooled,
         models=len(bank.surrogates),
         feature_distance=marking.feature_distance,
-        queries=marking.queries,
+        queries=decision.queries,
         logo=(marking.mark.x, marking.mark.y, width, height),
         alpha=marking.mark.alpha,
-        scale_divisor=marking.divisor,
-        attention=tuple((box.x, box.y, box.width, box.height) for box in marking.attention.boxes),
+        scale_divisor=decision.divisor,
+        lesions=tuple((box.x, box.y, box.width, box.height) for box in decision.lesions.boxes),
+        lesions_from=decision.lesions.source,
+        shared=decision.shared,
         payload=written.payload,
         syntax=written.syntax,
         names_a_patient=_names_a_patient(picture),

@@ -27,9 +27,9 @@ from miad_cli.instance import Sealing
 from miad_cli.seal.identities import Recipient
 from miad_cli.seal.owner import OwnerKey
 from miad_cli.watermark.blend import Mark, Tone, blend, tone_for
-from miad_cli.watermark.ensemble import Attention, Opinion
-from miad_cli.watermark.marking import Marking
-from miad_cli.watermark.placement import Candidate
+from miad_cli.watermark.ensemble import Opinion
+from miad_cli.watermark.logo import UNCHANGED
+from miad_cli.watermark.marking import Decision, Lesions, Marking
 
 OWNER = OwnerKey(ed25519.Ed25519PrivateKey.from_private_bytes(b"o" * 32))
 
@@ -180,16 +180,13 @@ def marking_of(image: MedicalImage, mark: Mark) -> Marking:
     """The marking that puts `mark` on `image`, with no model asked."""
     tone = tone_of(image)
     nothing = Opinion((), ())
+    nowhere = Lesions((), "none")
     return Marking(
         stored=blend(image.stored, mark, tone),
-        mark=mark,
+        decision=Decision(mark, UNCHANGED, 2, nowhere, queries=1),
         tone=tone,
-        candidate=Candidate(mark.x, mark.y, mark.alpha),
-        divisor=2,
-        attention=Attention(np.zeros((image.rows, image.columns), np.float32), ()),
         clean=nothing,
         marked=nothing,
-        queries=1,
         label=None,
     )
 

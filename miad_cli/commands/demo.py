@@ -104,7 +104,7 @@ def _row(report: Report, name: str) -> Row:
         caption = "no model for this task; boxes show where the models' features respond"
     else:
         caption = f"boxes show the model's attention, task {made.task}"
-    return Row(name, made.attention, caption)
+    return Row(name, made.lesions, caption)
 
 
 def _render(report: Report, identical: dict[str, bool], folder: Path, seconds: float) -> None:

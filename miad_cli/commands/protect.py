@@ -42,6 +42,22 @@ def protect_command(
     models: Annotated[
         list[str] | None, typer.Option("--models", help="Only these models; repeatable.")
     ] = None,
+    mask: Annotated[
+        Path | None,
+        typer.Option(
+            "--mask",
+            help="Lesion masks, a file or a folder; none: keep off nothing. Default: what the "
+            "models attend to.",
+        ),
+    ] = None,
+    coherent: Annotated[
+        bool | None,
+        typer.Option(
+            "--coherent/--no-coherent",
+            help="One place for the logo in a whole series. Default: in volumes.",
+            show_default=False,
+        ),
+    ] = None,
     to: Annotated[
         list[str] | None, typer.Option("--to", help="Recipient (age1… or SSH key); repeatable.")
     ] = None,
@@ -107,7 +123,9 @@ def protect_command(
         logo=logo,
         output=output or default_output(inputs, "protected"),
         profile=chosen,
-        overrides=_overrides(search, models, payload, carrier),
+        mask=None if mask is None or str(mask) == "none" else mask,
+        anywhere=str(mask) == "none",
+        overrides=_overrides(search, models, payload, carrier, coherent),
         recipients=tuple(recipients),
         key_out=key_out,
         owner=read_owner(sign_with, manners, passphrases) if sign_with else None,
@@ -131,9 +149,14 @@ def protect_command(
 
 
 def _overrides(
-    search: str | None, models: list[str] | None, payload: str | None, carrier: str | None
+    search: str | None,
+    models: list[str] | None,
+    payload: str | None,
+    carrier: str | None,
+    coherent: bool | None,
 ) -> dict[str, dict[str, Any]]:
     wanted: dict[str, dict[str, Any]] = {
+        "series": {"coherent": {True: "always", False: "never", None: None}[coherent]},
         "search": {"method": search},
         "models": {"names": tuple(models) if models else None},
         "seal": {"payload": payload, "carrier": carrier},

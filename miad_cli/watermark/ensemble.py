@@ -51,16 +51,16 @@ class Attention:
 
 
 class Ensemble:
-    """The bank in front of one picture: its key frame, as it will be stored.
+    """The bank in front of one frame of a picture (default: the key frame), as it will be stored.
 
     A model's view is linear, so a candidate costs the view of the pixels under its logo, not of
     the whole picture; what is scored is exactly the view of the stored integers to be written.
     """
 
-    def __init__(self, bank: Bank, image: MedicalImage) -> None:
-        self.bank = bank
-        self._image = image
-        self._frame = image.stored[image.key_frame]
+    def __init__(self, bank: Bank, image: MedicalImage, frame: int | None = None) -> None:
+        self.bank, self.image = bank, image
+        self.frame = image.key_frame if frame is None else frame
+        self._frame = image.stored[self.frame]
         self.tone: Tone = tone_for(
             (image.window.low, image.window.high), image.bounds, image.inverted, image.padding
         )
@@ -70,15 +70,15 @@ class Ensemble:
 
     def opinion_of(self, frame: NDArray[np.integer]) -> Opinion:
         """What the models say of stored values (rows, columns, samples), whole."""
-        shown = self._image.windowed(frame)
+        shown = self.image.windowed(frame)
         return self._ask([self._view(one).of(shown) for one in self.bank.surrogates])
 
     def opinion_with(self, mark: Mark) -> Opinion:
         """What the models say of the picture with `mark` blended into its stored values."""
         rows, columns = mark.region
         patch = self._frame[rows, columns]
-        before = self._image.windowed(patch)
-        after = self._image.windowed(blend_patch(patch, mark, self.tone))
+        before = self.image.windowed(patch)
+        after = self.image.windowed(blend_patch(patch, mark, self.tone))
         change = after - before
         return self._ask(
             [
@@ -86,6 +86,14 @@ class Ensemble:
                 for view, one in zip(self._views, self.bank.surrogates, strict=True)
             ]
         )
+
+    def shows(self, mark: Mark, share: float) -> bool:
+        """True where at least `share` (0..1) of the pixels under the logo's visible part would
+        differ from what they are."""
+        rows, columns = mark.region
+        patch = self._frame[rows, columns]
+        changed = (blend_patch(patch, mark, self.tone) != patch).any(axis=-1)
+        return bool(changed[mark.logo[..., 3] > 0].mean() >= share)
 
     def score(self, mark: Mark, label: int | None = None) -> Score:
         """Eq. 12: the ensemble's confidence in `label` (default: its prediction on the clean
@@ -102,7 +110,7 @@ class Ensemble:
         looking = self.bank.attention
         spec = looking.manifest.input
         label = self.clean.label if self.bank.task else 0
-        view = self._view(looking).of(self._image.windowed(self._frame))
+        view = self._view(looking).of(self.image.windowed(self._frame))
         weighted = looking.differentiable.cam(view, self.bank.task, label)
         shift = looking.differentiable.cam_shift
         heat = enlarge(heat_map(weighted, top_share), spec.rows, spec.columns, shift)
@@ -110,7 +118,7 @@ class Ensemble:
         return Attention(on_picture, boxes_above(on_picture, threshold))
 
     def _view(self, surrogate: Surrogate) -> ModelView:
-        return view_for(surrogate.manifest.input, self._image.rows, self._image.columns)
+        return view_for(surrogate.manifest.input, self.image.rows, self.image.columns)
 
     def _ask(self, views: list[Float]) -> Opinion:
         probabilities, features = [], []

@@ -1,24 +1,47 @@
-"""Decide on a mark for one picture and put it on: boxes, placement, search, blending."""
+"""Decide on a mark and put it on: boxes, placement, search, blending.
+
+One decision serves one picture, or every slice of a series and every frame of a cine, so that
+scrolling does not make the logo jump.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
-from miad_cli.errors import PictureFailed
+from miad_cli.errors import InvisibleLogo
 from miad_cli.imaging.image import MedicalImage, Stored
 from miad_cli.models.bank import Bank
 from miad_cli.watermark.blend import Bytes, Mark, Tone, blend
-from miad_cli.watermark.ensemble import Attention, Ensemble, Opinion, feature_distance
-from miad_cli.watermark.placement import Candidate
-from miad_cli.watermark.search import Budget, Method, find_placement, search
+from miad_cli.watermark.ensemble import Ensemble, Opinion, feature_distance
+from miad_cli.watermark.lesions import Box
+from miad_cli.watermark.logo import Sit
+from miad_cli.watermark.placement import Placement
+from miad_cli.watermark.search import (
+    Budget,
+    Found,
+    Method,
+    Score,
+    find_placement,
+    search,
+)
 
 ATTEMPTS = 5
 """How often a search is run whose outcome is a logo that is not there, as alpha near 0 gives."""
 
 LEAST_CHANGED = 0.05
 """Share of the pixels under the logo that must change; less is a logo that nobody can see."""
+
+SCORED = 3
+"""How many of several slices or frames the search asks the models about."""
+
+WATCHED = 9
+"""How many slices or frames are asked for what the models attend to."""
+
+BoxSource = Literal["grad-cam", "mask", "none"]
 
 
 @dataclass(frozen=True)
@@ -32,26 +55,61 @@ class Settings:
     top_share: float = 1.0
 
 
+@dataclass(frozen=True)
+class Shot:
+    """One frame of one picture."""
+
+    image: MedicalImage
+    frame: int
+
+
+@dataclass(frozen=True)
+class Lesions:
+    """Where the logo may not be, and who says so. `boxes` may be none at all."""
+
+    boxes: tuple[Box, ...]
+    source: BoxSource
+
+
+@dataclass(frozen=True, eq=False)
+class Decision:
+    """A mark that was settled on.
+
+    Attributes:
+        lesions: the boxes it keeps off.
+        queries: how many candidates the search scored.
+        shared: whether it was made for several pictures together.
+        label: the class that was to be lost, where the caller named one.
+    """
+
+    mark: Mark
+    sit: Sit
+    divisor: int
+    lesions: Lesions
+    queries: int
+    shared: bool = False
+    label: int | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class Marking:
     """A picture's mark and what the models say of it.
 
     Attributes:
         stored: (frames, rows, columns, samples), the pixels to be written.
-        clean, marked: the models' opinion before and after, of the pixels to be written.
-        queries: how many candidates the search scored.
+        clean, marked: the models' opinion of the key frame before and after, as it is written.
     """
 
     stored: Stored
-    mark: Mark
+    decision: Decision
     tone: Tone
-    candidate: Candidate
-    divisor: int
-    attention: Attention
     clean: Opinion
     marked: Opinion
-    queries: int
     label: int | None
+
+    @property
+    def mark(self) -> Mark:
+        return self.decision.mark
 
     @property
     def fooled(self) -> bool | None:
@@ -76,54 +134,125 @@ def mark_picture(
     settings: Settings,
     generator: np.random.Generator,
     label: int | None = None,
+    lesions: Lesions | None = None,
 ) -> Marking:
     """Find the mark for `image` and blend it into every frame.
 
-    `label` is the class that is to be lost; by default the ensemble's own prediction.
+    `label` is the class that is to be lost; by default the ensemble's own prediction. Without
+    `lesions` the models' attention says where the logo may not be.
 
     Raises:
         NoRoomForLogo: the boxes leave no place for it.
-        PictureFailed: nothing of it would be seen.
+        InvisibleLogo: nothing of it would be seen.
     """
-    ensemble = Ensemble(bank, image)
-    if bank.task is not None and label is None:
-        label = ensemble.clean.label
-    attention = ensemble.attention(settings.threshold, settings.top_share)
-    placement = find_placement(logo, image.rows, image.columns, attention.boxes, settings.divisors)
+    shots = shots_of(image)
+    return apply_mark(decide(shots, bank, logo, settings, generator, label, lesions), image, bank)
+
+
+def shots_of(image: MedicalImage) -> list[Shot]:
+    """The frames that stand for a picture: all of them, or some evenly spread."""
+    return [Shot(image, frame) for frame in spread(image.frames, WATCHED)]
+
+
+def spread(length: int, count: int) -> list[int]:
+    """Up to `count` of `length` indices, evenly spread, the middle one among them."""
+    if length <= count:
+        return list(range(length))
+    return [int((2 * i + 1) * length / (2 * count)) for i in range(count)]
+
+
+def decide(
+    shots: Sequence[Shot],
+    bank: Bank,
+    logo: Bytes,
+    settings: Settings,
+    generator: np.random.Generator,
+    label: int | None = None,
+    lesions: Lesions | None = None,
+) -> Decision:
+    """Find one mark for all of `shots`, which have the same size.
+
+    Boxes are the union over all shots; the search's score is the mean over a few of them, and
+    they count as fooled when all of them are.
+
+    Raises:
+        NoRoomForLogo: the boxes leave no place for it.
+        InvisibleLogo: nothing of it would be seen on any of them.
+    """
+    jury = _Jury(shots, bank, label)
+    if lesions is None:
+        lesions = Lesions(jury.attention(settings), "grad-cam")
+    image = shots[0].image
+    placement = find_placement(logo, image.rows, image.columns, lesions.boxes, settings.divisors)
     for _ in range(ATTEMPTS):
-        found = search(
-            settings.method,
-            placement,
-            lambda candidate: ensemble.score(placement.mark(candidate), label),
-            settings.budget,
-            generator,
-        )
+        found = _search(placement, jury, settings, generator)
         mark = placement.mark(found.candidate)
-        stored = blend(image.stored, mark, ensemble.tone)
-        if _is_there(image, stored, mark):
-            break
-    else:
-        raise PictureFailed(
-            "the logo would change hardly any pixel (padding, or a window outside the values)"
-        )
-    return Marking(
-        stored=stored,
-        mark=mark,
-        tone=ensemble.tone,
-        candidate=found.candidate,
-        divisor=placement.divisor,
-        attention=attention,
-        clean=ensemble.clean,
-        marked=ensemble.opinion_of(stored[image.key_frame]),
-        queries=found.queries,
-        label=label,
+        if jury.sees(mark):
+            sit = found.candidate.sit
+            shared = any(shot.image is not image for shot in shots)
+            return Decision(mark, sit, placement.divisor, lesions, found.queries, shared, label)
+    raise InvisibleLogo(
+        "the logo would change hardly any pixel (padding, or a window outside the values)"
     )
 
 
-def _is_there(image: MedicalImage, stored: Stored, mark: Mark) -> bool:
-    """True where enough pixels under the logo's visible part differ from the original's."""
-    rows, columns = mark.region
-    drawn = mark.logo[..., 3] > 0
-    frame = image.key_frame
-    changed = (stored[frame, rows, columns] != image.stored[frame, rows, columns]).any(axis=-1)
-    return bool(changed[drawn].mean() >= LEAST_CHANGED)
+def apply_mark(decision: Decision, image: MedicalImage, bank: Bank) -> Marking:
+    """Blend a decided mark into every frame of `image`, and ask the models about it.
+
+    Raises:
+        InvisibleLogo: nothing of it would be seen on this picture.
+    """
+    ensemble = Ensemble(bank, image)
+    mark, key = decision.mark, image.key_frame
+    stored = blend(image.stored, mark, ensemble.tone)
+    if not ensemble.shows(mark, LEAST_CHANGED):
+        raise InvisibleLogo(
+            "the logo would change hardly any pixel (padding, or a window outside the values)"
+        )
+    label = decision.label
+    if bank.task is not None and label is None:
+        label = ensemble.clean.label
+    return Marking(
+        stored, decision, ensemble.tone, ensemble.clean, ensemble.opinion_of(stored[key]), label
+    )
+
+
+class _Jury:
+    """The bank in front of several shots that get the same mark."""
+
+    def __init__(self, shots: Sequence[Shot], bank: Bank, label: int | None) -> None:
+        self._shots, self._bank, self._label = shots, bank, label
+        chosen = [shots[index] for index in spread(len(shots), SCORED)]
+        self._scored = [Ensemble(bank, shot.image, shot.frame) for shot in chosen]
+
+    def attention(self, settings: Settings) -> tuple[Box, ...]:
+        """Grad-CAM boxes of all shots, each box once."""
+        scored = {(id(one.image), one.frame): one for one in self._scored}
+        boxes: dict[Box, None] = {}
+        for shot in self._shots:
+            known = scored.get((id(shot.image), shot.frame))
+            ensemble = known or Ensemble(self._bank, shot.image, shot.frame)
+            found = ensemble.attention(settings.threshold, settings.top_share)
+            boxes |= dict.fromkeys(found.boxes)
+        return tuple(boxes)
+
+    def score(self, mark: Mark) -> Score:
+        scores = [one.score(mark, self._label) for one in self._scored]
+        fitness = float(np.mean([one.fitness for one in scores]))
+        return Score(fitness, all(one.fooled for one in scores))
+
+    def sees(self, mark: Mark) -> bool:
+        """True where the logo shows on one of the shots at least."""
+        return any(one.shows(mark, LEAST_CHANGED) for one in self._scored)
+
+
+def _search(
+    placement: Placement, jury: _Jury, settings: Settings, generator: np.random.Generator
+) -> Found:
+    return search(
+        settings.method,
+        placement,
+        lambda candidate: jury.score(placement.mark(candidate)),
+        settings.budget,
+        generator,
+    )

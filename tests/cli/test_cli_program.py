@@ -110,18 +110,18 @@ def test_an_internal_error_shows_no_traceback_and_asks_for_a_report(miad, study,
 def test_one_picture_that_meets_a_bug_does_not_stop_the_others(
     miad, study, logo, work, left, monkeypatch
 ):
-    from miad_cli import protect
+    from miad_cli import decisions
 
-    mark = protect.mark_picture
+    mark = decisions.mark_picture
     calls = []
 
-    def broken_once(*arguments):
+    def broken_once(*arguments, **named):
         calls.append(arguments)
         if len(calls) == 1:
             raise ZeroDivisionError
-        return mark(*arguments)
+        return mark(*arguments, **named)
 
-    monkeypatch.setattr("miad_cli.protect.mark_picture", broken_once)
+    monkeypatch.setattr("miad_cli.decisions.mark_picture", broken_once)
 
     said = miad("protect", "study", "--logo", logo, "--search", "random")
 
@@ -133,18 +133,18 @@ def test_one_picture_that_meets_a_bug_does_not_stop_the_others(
 def test_an_interrupt_is_130_and_what_was_finished_is_whole(
     miad, study, logo, work, left, monkeypatch
 ):
-    from miad_cli import protect
+    from miad_cli import decisions
 
-    mark = protect.mark_picture
+    mark = decisions.mark_picture
     calls = []
 
-    def interrupted(*arguments):
+    def interrupted(*arguments, **named):
         calls.append(arguments)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return mark(*arguments)
+        return mark(*arguments, **named)
 
-    monkeypatch.setattr("miad_cli.protect.mark_picture", interrupted)
+    monkeypatch.setattr("miad_cli.decisions.mark_picture", interrupted)
 
     said = miad("protect", "study", "--logo", logo, "--search", "random")
 

@@ -170,7 +170,7 @@ def test_marking_holds_the_pixels_and_the_opinion_of_them(bank: Bank) -> None:
     assert marking.models_fooled == sum(int(one.argmax()) != 0 for one in whole.probabilities)
     height, width = marking.mark.logo.shape[:2]
     covered = np.zeros((40, 50), bool)
-    for box in marking.attention.boxes:
+    for box in marking.decision.lesions.boxes:
         covered[box.y : box.y + box.height, box.x : box.x + box.width] = True
     top, left = marking.mark.y, marking.mark.x
     assert not covered[top : top + height, left : left + width].any()

@@ -1,0 +1,197 @@
+"""Which mark a picture gets: one of its own, or the one that its whole series shares."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from miad_cli.errors import InvisibleLogo, MiadError, NoRoomForLogo
+from miad_cli.files import InputFile
+from miad_cli.imaging.picture import Picture
+from miad_cli.models.bank import Bank
+from miad_cli.profiles import Profile
+from miad_cli.study import Group
+from miad_cli.watermark.lesions import Box, boxes_above
+from miad_cli.watermark.logo import Bytes
+from miad_cli.watermark.marking import (
+    WATCHED,
+    Decision,
+    Lesions,
+    Marking,
+    Settings,
+    Shot,
+    apply_mark,
+    decide,
+    mark_picture,
+    spread,
+)
+from miad_cli.watermark.search import Budget
+
+
+class LesionSource(Protocol):
+    """Something that knows where the lesions of a picture are."""
+
+    def lesions_on(self, picture: Picture, file: InputFile) -> NDArray[np.bool_]:
+        """(frames, rows, columns) bool.
+
+        Raises:
+            MaskUnusable: there is none for this picture, or it does not fit.
+        """
+
+
+@dataclass(frozen=True)
+class Anywhere:
+    """No lesion is kept free: `--mask none`."""
+
+
+Avoid = LesionSource | Anywhere | None
+
+
+class Decisions:
+    """Decides, once for every group or picture, with the same logo and seed.
+
+    `read` gives the picture in a file, or None where there is none.
+    """
+
+    def __init__(
+        self, logo: Bytes, seed: int, avoid: Avoid, read: Callable[[InputFile], Picture | None]
+    ) -> None:
+        self._logo, self._seed, self._avoid, self._read = logo, seed, avoid, read
+        self._shared: tuple[Group, str, Decision | None] | None = None
+        self._ahead: dict[InputFile, Decision] = {}
+
+    def marking(
+        self, file: InputFile, picture: Picture, group: Group, profile: Profile, bank: Bank
+    ) -> Marking:
+        """The picture with its mark on.
+
+        Raises:
+            PictureFailed: there is no room for the logo, or nothing of it would be seen.
+            MaskUnusable: the lesion mask is missing or does not fit.
+        """
+        own = self._lesions(file, picture)
+        ahead = self._ahead.pop(file, None)
+        shared = ahead or self._decision_of(group, profile, bank)
+        if shared is not None and keeps_off(shared, own):
+            try:
+                return apply_mark(shared, picture.image, bank)
+            except InvisibleLogo:
+                pass  # nothing of it shows on this slice: it gets a mark of its own
+        generator = self._generator([picture.content])
+        settings = settings_of(profile)
+        return mark_picture(picture.image, bank, self._logo, settings, generator, lesions=own)
+
+    def remember(self, file: InputFile, marking: Marking) -> None:
+        """Keep a decision that was made before the picture's turn."""
+        self._ahead[file] = marking.decision
+
+    def check(self, file: InputFile, picture: Picture) -> None:
+        """Raise MaskUnusable where the lesion mask is missing or does not fit."""
+        self._lesions(file, picture)
+
+    def _decision_of(self, group: Group, profile: Profile, bank: Bank) -> Decision | None:
+        """The mark of a whole group, or None where every picture gets its own."""
+        coherent = profile.series.coherent
+        wanted = coherent == "always" or (coherent == "volumes" and group.is_volume)
+        if not wanted or len(group.files) < 2:
+            return None
+        if self._shared is None or self._shared[:2] != (group, profile.name):
+            self._shared = (group, profile.name, self._decide(group, profile, bank))
+        return self._shared[2]
+
+    def _decide(self, group: Group, profile: Profile, bank: Bank) -> Decision | None:
+        chosen = [group.files[index] for index in spread(len(group.files), WATCHED)]
+        pictures = [picture for file in chosen if (picture := self._readable(file)) is not None]
+        shots = [Shot(one.image, one.image.key_frame) for one in pictures]
+        if len(shots) < 2:
+            return None
+        generator = self._generator([one.content for one in pictures])
+        try:
+            return decide(
+                shots, bank, self._logo, settings_of(profile), generator,
+                lesions=self._lesions_of_all(group),
+            )  # fmt: skip
+        except (NoRoomForLogo, InvisibleLogo):
+            return None
+
+    def _readable(self, file: InputFile) -> Picture | None:
+        try:
+            picture = self._read(file)
+            return picture if picture is not None and picture.image.frames else None
+        except MiadError:
+            return None  # said when its turn comes
+
+    def _lesions(self, file: InputFile, picture: Picture) -> Lesions | None:
+        """What this picture's mask says; None where the models' attention has to."""
+        if self._avoid is None:
+            return None
+        if isinstance(self._avoid, Anywhere):
+            return Lesions((), "none")
+        boxes = _boxes(_in_any_frame(self._avoid.lesions_on(picture, file)))
+        return Lesions(boxes, "mask") if boxes else None
+
+    def _lesions_of_all(self, group: Group) -> Lesions | None:
+        """The boxes of every slice's mask together, each once."""
+        if self._avoid is None or isinstance(self._avoid, Anywhere):
+            return None if self._avoid is None else Lesions((), "none")
+        union: NDArray[np.bool_] | None = None
+        for file in group.files:
+            picture = self._readable(file)
+            if picture is None:
+                continue
+            try:
+                there = _in_any_frame(self._avoid.lesions_on(picture, file))
+            except MiadError:
+                continue  # said when its turn comes
+            union = there if union is None else union | there
+        boxes = () if union is None else _boxes(union)
+        return Lesions(boxes, "mask") if boxes else None
+
+    def _generator(self, contents: Sequence[bytes]) -> np.random.Generator:
+        """Random numbers that follow from the seed and from what is to be marked."""
+        digests = b"".join(hashlib.sha256(content).digest() for content in contents)
+        if len(contents) > 1:
+            digests = hashlib.sha256(digests).digest()
+        return np.random.default_rng([self._seed, int.from_bytes(digests[:8], "big")])
+
+
+def _in_any_frame(lesions: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    union: NDArray[np.bool_] = np.logical_or.reduce(lesions, axis=0)
+    return union
+
+
+def _boxes(pixels: NDArray[np.bool_]) -> tuple[Box, ...]:
+    """Boxes around the connected parts of (rows, columns) bool."""
+    return boxes_above(np.asarray(pixels, np.float32), 1)
+
+
+def keeps_off(decision: Decision, lesions: Lesions | None) -> bool:
+    """True where no pixel of the mark's rectangle meets a box that a mask gave."""
+    if lesions is None:
+        return True
+    height, width = decision.mark.logo.shape[:2]
+    area = Box(decision.mark.x, decision.mark.y, width, height)
+    return not any(area.meets(box) for box in lesions.boxes)
+
+
+def settings_of(profile: Profile) -> Settings:
+    """A profile's numbers for the watermark."""
+    searching = profile.search
+    return Settings(
+        method=searching.method,
+        budget=Budget(
+            parents=searching.parents,
+            generations=searching.generations,
+            alpha_step=searching.alpha_step,
+            keep=searching.keep,
+            density=searching.density,
+        ),
+        divisors=tuple(profile.logo.divisors),
+        threshold=profile.lesions.threshold,
+        top_share=profile.lesions.top_share,
+    )
