@@ -44,20 +44,37 @@ class Placement:
         rows, columns: the picture's size.
         divisor: the logo scale divisor sl of Eq. 5.
         boxes: rectangles that no pixel of the logo's rectangle may touch.
+        aspect: a pixel's height over its width, so that the logo is not distorted on a screen.
     """
 
     def __init__(
-        self, logo: Bytes, rows: int, columns: int, divisor: int, boxes: Sequence[Box]
+        self,
+        logo: Bytes,
+        rows: int,
+        columns: int,
+        divisor: int,
+        boxes: Sequence[Box],
+        aspect: float = 1.0,
     ) -> None:
         self.divisor = divisor
         self.boxes = tuple(boxes)
         self.rows, self.columns = rows, columns
-        self.height, self.width = scaled_size(logo, rows, columns, divisor)
-        scaled = resize(logo, self.height, self.width)
-        self._rendered = lru_cache(maxsize=64)(lambda sit: transform(scaled, sit))
+        self.aspect = aspect
+        # The logo is scaled and turned as it is seen, on square pixels, and fitted to the
+        # picture's own pixels last.
+        seen_height, self.width = scaled_size(logo, round(rows * aspect), columns, divisor)
+        self.height = self._in_rows(seen_height)
+        scaled = resize(logo, seen_height, self.width)
+        self._rendered = lru_cache(maxsize=64)(lambda sit: self._fitted(transform(scaled, sit)))
         self._size = lru_cache(maxsize=None)(
-            lambda degrees: transformed_size(self.height, self.width, Sit(degrees))
+            lambda degrees: transformed_size(seen_height, self.width, Sit(degrees))
         )
+
+    def _in_rows(self, seen_height: int) -> int:
+        return max(1, round(seen_height / self.aspect))
+
+    def _fitted(self, seen: Bytes) -> Bytes:
+        return resize(seen, self._in_rows(seen.shape[0]), seen.shape[1])
 
     @property
     def free_x(self) -> int:
@@ -73,9 +90,14 @@ class Placement:
         """The candidate's rendered logo, ready to blend."""
         return Mark(candidate.x, candidate.y, candidate.alpha, self._rendered(candidate.sit))
 
+    def _size_of(self, sit: Sit) -> tuple[int, int]:
+        """Height and width of the logo's rectangle on the picture, after `sit`."""
+        seen_height, width = self._size(sit.degrees)
+        return self._in_rows(seen_height), width
+
     def is_feasible(self, candidate: Candidate) -> bool:
         """The logo's rectangle, after SIT, lies in the picture and meets no box."""
-        height, width = self._size(candidate.sit.degrees)
+        height, width = self._size_of(candidate.sit)
         box = Box(candidate.x, candidate.y, width, height)
         inside = box.x >= 0 and box.y >= 0
         inside = inside and box.x + width <= self.columns and box.y + height <= self.rows
@@ -83,7 +105,7 @@ class Placement:
 
     def feasible_corners(self, sit: Sit = UNCHANGED) -> NDArray[np.int64]:
         """Every corner (n, 2) as (x, y) at which the logo, after `sit`, is feasible."""
-        height, width = self._size(sit.degrees)
+        height, width = self._size_of(sit)
         if height > self.rows or width > self.columns:
             return np.zeros((0, 2), np.int64)
         free = np.ones((self.rows - height + 1, self.columns - width + 1), bool)

@@ -64,6 +64,7 @@ def find_placement(
     columns: int,
     boxes: Sequence[Box],
     divisors: Iterable[int],
+    aspect: float = 1.0,
 ) -> Placement:
     """The largest logo that fits beside the boxes: the first divisor sl with a feasible corner.
 
@@ -71,7 +72,7 @@ def find_placement(
         NoRoomForLogo: not even the smallest fits.
     """
     for divisor in divisors:
-        placement = Placement(logo, rows, columns, divisor, boxes)
+        placement = Placement(logo, rows, columns, divisor, boxes, aspect)
         if len(placement.feasible_corners()):
             return placement
     raise NoRoomForLogo(

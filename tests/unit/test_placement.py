@@ -136,3 +136,18 @@ def test_largest_logo_is_taken_where_there_is_room() -> None:
 def test_no_room_is_said() -> None:
     with pytest.raises(NoRoomForLogo, match="no room"):
         find_placement(SQUARE, 64, 64, (Box(0, 0, 64, 64),), range(2, 9))
+
+
+@pytest.mark.parametrize("aspect", [0.5, 1.0, 2.0, 3.7])
+def test_logo_keeps_its_shape_on_pixels_that_are_not_square(aspect: float) -> None:
+    logo = opaque_logo(120, 240)
+    placement = Placement(logo, 200, 300, 2, (), aspect)
+    seen = placement.height * aspect / placement.width
+    assert seen == pytest.approx(0.5, rel=0.03)
+    for sit in (Sit(), Sit(degrees=90), Sit(degrees=30)):
+        rendered = placement.mark(Candidate(0, 0, 255, sit)).logo
+        corners = placement.feasible_corners(sit)
+        x, y = corners[-1]
+        assert rendered.shape[:2] == (200 - y, 300 - x)
+    turned = placement.mark(Candidate(0, 0, 255, Sit(degrees=90))).logo
+    assert turned.shape[0] * aspect / turned.shape[1] == pytest.approx(2.0, rel=0.05)
