@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from miad_cli.errors import InvisibleLogo, MiadError, NoRoomForLogo
 from miad_cli.files import InputFile
+from miad_cli.imaging.masks import Masks
 from miad_cli.imaging.picture import Picture
 from miad_cli.models.bank import Bank
 from miad_cli.profiles import Profile
@@ -33,23 +33,13 @@ from miad_cli.watermark.marking import (
 from miad_cli.watermark.search import Budget
 
 
-class LesionSource(Protocol):
-    """Something that knows where the lesions of a picture are."""
-
-    def lesions_on(self, picture: Picture, file: InputFile) -> NDArray[np.bool_]:
-        """(frames, rows, columns) bool.
-
-        Raises:
-            MaskUnusable: there is none for this picture, or it does not fit.
-        """
-
-
 @dataclass(frozen=True)
 class Anywhere:
     """No lesion is kept free: `--mask none`."""
 
 
-Avoid = LesionSource | Anywhere | None
+Avoid = Masks | Anywhere | None
+"""Whom to ask where the lesions are; None: the models."""
 
 
 class Decisions:
@@ -132,7 +122,7 @@ class Decisions:
             return None
         if isinstance(self._avoid, Anywhere):
             return Lesions((), "none")
-        boxes = _boxes(_in_any_frame(self._avoid.lesions_on(picture, file)))
+        boxes = _boxes(_in_any_frame(self._avoid.lesions_on(picture, file.relative).pixels))
         return Lesions(boxes, "mask") if boxes else None
 
     def _lesions_of_all(self, group: Group) -> Lesions | None:
@@ -145,7 +135,7 @@ class Decisions:
             if picture is None:
                 continue
             try:
-                there = _in_any_frame(self._avoid.lesions_on(picture, file))
+                there = _in_any_frame(self._avoid.lesions_on(picture, file.relative).pixels)
             except MiadError:
                 continue  # said when its turn comes
             union = there if union is None else union | there

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -32,12 +32,13 @@ from miad_cli.files import (
 )
 from miad_cli.imaging.derivation import CREATOR_UID
 from miad_cli.imaging.dicom import DicomPicture, NoPicture
+from miad_cli.imaging.masks import read_masks
 from miad_cli.imaging.picture import Picture, container_in, read_picture
 from miad_cli.instance import Sealing, job_of, new_sop_uid, write_instance
 from miad_cli.models.bank import Bank, load_bank
 from miad_cli.models.session import Device, choose_device
 from miad_cli.profiles import Profile, fitting_profile, shipped_profiles, with_overrides
-from miad_cli.seal.carriers import is_sidecar, sidecar_of
+from miad_cli.seal.carriers import SIDECAR_SUFFIX, is_sidecar, sidecar_of
 from miad_cli.seal.identities import Recipient, parse_recipient
 from miad_cli.seal.owner import OwnerKey
 from miad_cli.seal.places import default_owner, job_identity, job_identity_path
@@ -124,7 +125,8 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Report:
-    """A whole run. `key` is the identity file that was made or reused for it."""
+    """A whole run. `key` is the identity file that was made or reused for it; `masked` says that
+    lesion masks were given."""
 
     output: Path
     outcomes: tuple[Outcome, ...]
@@ -135,6 +137,7 @@ class Report:
     profiles: dict[str, dict[str, Any]]
     seed: int
     require_fooled: bool
+    masked: bool = False
 
     def count(self, state: State) -> int:
         return sum(one.state == state for one in self.outcomes)
@@ -142,6 +145,13 @@ class Report:
     @property
     def protections(self) -> list[Protection]:
         return [one.protection for one in self.outcomes if one.protection is not None]
+
+    @property
+    def unmarked(self) -> int:
+        """Pictures on which the mask that was given marks nothing."""
+        if not self.masked:
+            return 0
+        return sum(one.lesions_from == "grad-cam" for one in self.protections)
 
     @property
     def judged(self) -> list[Protection]:
@@ -227,7 +237,7 @@ class _Run:
         self._logo_digest = hashlib.sha256(repr(logo.shape).encode() + logo.tobytes()).digest()
         self._group_of = {file: group for group in study.groups for file in group.files}
         self._new_uids: dict[InputFile, str] = {}
-        avoid, self._mask_parts = _what_to_avoid(request)
+        avoid, self._mask_parts = _what_to_avoid(request, names)
         self._decisions = Decisions(logo, request.seed, avoid, self._picture_in)
 
     @cached_property
@@ -425,16 +435,25 @@ class _Run:
             },
             seed=self.request.seed,
             require_fooled=self.request.require_fooled,
+            masked=self.request.mask is not None,
         )
 
 
-def _what_to_avoid(request: Request) -> tuple[Avoid, tuple[bytes, ...]]:
+_NEVER_PICTURES = (SIDECAR_SUFFIX, ".txt", ".csv", ".json", ".xml", ".pdf", ".html", ".md")
+"""Names of files that may lie beside a picture under the same name."""
+
+
+def _what_to_avoid(
+    request: Request, names: Iterable[PurePosixPath]
+) -> tuple[Avoid, tuple[bytes, ...]]:
     """What the logo keeps off, and the bytes that a resumed run knows it by."""
     if request.anywhere:
         return Anywhere(), (b"anywhere",)
     if request.mask is None:
         return None, ()
-    raise UsageError("masks are not wired yet")
+    masks = read_masks(request.mask)
+    masks.check_names(name for name in names if name.suffix.lower() not in _NEVER_PICTURES)
+    return masks, (masks.digest,)
 
 
 _NO_PICTURE = (Verdict.UNREADABLE, Verdict.NO_PICTURE)

@@ -228,6 +228,12 @@ def _render_summary(report: Report, manners: console.Manners) -> None:
         console.warn(
             "some objects were passed over and are not in the output: keep the source", manners
         )
+    if report.unmarked:
+        console.warn(
+            f"the mask marks nothing on {report.unmarked} pictures: there the logo keeps off "
+            "what the models attend to",
+            manners,
+        )
     if any(one.names_a_patient for one in report.protections):
         console.warn(
             "pictures name a patient, and so do their protected copies: "
