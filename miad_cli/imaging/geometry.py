@@ -65,12 +65,17 @@ class Plane:
         """(3, 3) mm per column, per row, and per mm along the normal."""
         return np.column_stack([self.steps, self.normal])
 
+    @cached_property
+    def inverse(self) -> Vectors:
+        """(3, 3) from millimetres to columns, rows, and millimetres along the normal."""
+        return np.asarray(np.linalg.inv(self.matrix), dtype=np.float64)
+
     @property
     def place(self) -> float:
         """Distance of the plane from the origin of the coordinates, along its normal, mm."""
         return float(self.origin @ self.normal)
 
-    @property
+    @cached_property
     def corners(self) -> Vectors:
         """(4, 3) mm, the outer corners of the picture: half a pixel beyond the centres."""
         across, down = (-0.5, self.columns - 0.5), (-0.5, self.rows - 0.5)

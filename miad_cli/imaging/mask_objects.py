@@ -69,7 +69,9 @@ def read_object(content: bytes) -> SegmentMask | ContourMask:
         raise
     except PictureFailed as error:
         raise NotAMask(error.message) from None
-    except (Exception, RecursionError) as error:  # broken values make pydicom raise anything
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # decoders written in Rust panic past Exception
         raise NotAMask(f"broken DICOM ({type(error).__name__})") from None
     raise OtherKind(f"a DICOM object of the class {sop_class.name or 'unknown'}, not a mask")
 

@@ -87,6 +87,12 @@ class Masks:
     is_one_file: bool
     digest: bytes = field(repr=False, default=b"")
 
+    @property
+    def of_no_patient(self) -> str:
+        """The formats among them that name neither a patient nor a frame of reference."""
+        kinds = (one.kind for one in self.placed if isinstance(one, VolumeMask))
+        return " and ".join(dict.fromkeys(kinds))
+
     def lesions_on(self, picture: DicomPicture | RasterPicture, name: PurePosixPath) -> Lesions:
         """What is marked in a picture; `name` is its path relative to the input.
 

@@ -9,6 +9,7 @@ fraction of a voxel too much, never too little. Between parallel grids it is exa
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,14 +72,18 @@ class Voxels:
             _Meeting(self, plane, result).mark(*region)
         return result
 
-    def _shadow(self, plane: Plane) -> tuple[int, int, int, int] | None:
-        """Top, bottom, left and right (exclusive) of the pixels that could be met at all."""
+    @cached_property
+    def _ends(self) -> Vectors:
+        """(8, 3) mm, the corners of what is marked, with the rim."""
         low = self.corner - 0.5 - self.rim
         high = self.corner + self.marked.shape[::-1] - 0.5 + self.rim
         corners = np.array([np.where(which, high, low) for which in np.ndindex(2, 2, 2)])
-        seen = np.linalg.solve(
-            plane.matrix, (self.origin + corners @ self.steps.T - plane.origin).T
-        )
+        ends: Vectors = self.origin + corners @ self.steps.T
+        return ends
+
+    def _shadow(self, plane: Plane) -> tuple[int, int, int, int] | None:
+        """Top, bottom, left and right (exclusive) of the pixels that could be met at all."""
+        seen = plane.inverse @ (self._ends - plane.origin).T
         (left, top, near), (right, bottom, far) = seen.min(axis=1), seen.max(axis=1)
         # A hair more than the slice: what touches only is left out later.
         if near > plane.thickness / 2 + 1e-3 or far < -plane.thickness / 2 - 1e-3:

@@ -171,11 +171,17 @@ def test_half_a_voxel_may_be_missing_and_more_may_not(tmp_path: Path) -> None:
 
 
 def test_the_voxel_at_the_edge_reaches_over_the_missing_half(tmp_path: Path) -> None:
-    values = np.zeros_like(AXIAL.holding())
-    values[:, :, 0] = 1
-    masks = read_masks(write_volume(tmp_path / "mask.nii", AXIAL.moved(0.5, 0, 0), values))
-    found = masks.lesions_on(series(AXIAL)[7], NAME).pixels[0]
-    assert found[:, :2].all() and not found[:, 2:].any()
+    coarse = replace(
+        AXIAL, spacing=(4.0, 1.0, 2.0), size=(12, 40, 16), origin=tuple(AXIAL.points[0, 0, 0])
+    )  # its first voxel begins 1.5 mm before the first pixel
+    values = np.zeros((16, 40, 12), np.uint8)
+    values[:, :, [0, -1]] = 1
+    for shift, left, right in ((3.5, 6, 2), (-0.5, 2, 6)):
+        path = write_volume(tmp_path / "mask.nii", coarse.moved(shift, 0, 0), values)
+        found = read_masks(path).lesions_on(series(AXIAL)[7], NAME).pixels[0]
+        marked = np.flatnonzero(found.all(axis=0)).tolist()
+        assert marked == [*range(left), *range(48 - right, 48)]
+        np.testing.assert_array_equal(found.all(axis=0), found.any(axis=0))
 
 
 def test_a_moved_segmentation_is_refused(tmp_path: Path) -> None:
@@ -230,6 +236,24 @@ def test_the_lesion_is_covered_in_patient_coordinates(
     assert (depth[found] > -blocks).all()
     middle = np.array([grid.points[one].mean(axis=0) for one in [found]]).reshape(3)
     np.testing.assert_allclose(middle, LESION.centre, atol=1.0)
+
+
+@pytest.mark.parametrize("body", ["coarse", "turned"])
+def test_a_segmentation_and_a_volume_agree_on_oblique_slices(tmp_path: Path, body: str) -> None:
+    mask, pictures = (
+        BODY[body],
+        series(around_lesion(AXES["oblique"], (0.8, 0.8, 3.0), size=(48, 40, 8))),
+    )
+    found = []
+    for path in (tmp_path / "mask.nii.gz", tmp_path / "mask.dcm"):
+        if path.suffix == ".dcm":
+            whole = segmentation(mask, mask.holding(), other=True, omit_empty_frames=False)
+            write_object(path, whole)
+        else:
+            write_volume(path, mask, mask.holding())
+        found.append(lesions(read_masks(path), pictures))
+    # A pixel that only just touches a voxel may fall to either side: files round.
+    assert np.count_nonzero(found[0] != found[1]) <= 3 < np.count_nonzero(found[0])
 
 
 def test_a_thick_slice_shows_what_lies_in_any_of_its_depth(tmp_path: Path) -> None:
