@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from miad_cli.errors import ModelUnusable
+from miad_cli.models.graph import Graph, exposed
 from miad_cli.models.manifest import Manifest
-from miad_cli.models.session import Session, model_input
+from miad_cli.models.session import Session, model_input, planes_of, reason_of
 
 Float = NDArray[np.float32]
 
@@ -29,44 +30,100 @@ class Differentiable:
     """
 
     def __init__(self, manifest: Manifest, content: bytes, session: Session) -> None:
-        import onnx
         import onnx2fx
 
         self.manifest = manifest
-        proto = onnx.load_from_string(content)
+        self._session = session
+        graph = Graph(content)
         if manifest.cam is not None:
-            _expose(proto, manifest.cam.tensor)
-            self.cam_shift = _looks_beside(proto, manifest.cam.tensor)
-        self._names = [output.name for output in proto.graph.output]
+            exposed(graph.proto, manifest.cam.tensor)
+            self.cam_shift = _looks_beside(graph.proto, manifest.cam.tensor)
+        self._logits = _logits_behind(graph, manifest)
+        exposed(graph.proto, *self._logits.values())
+        self._names = [output.name for output in graph.proto.graph.output]
         try:
-            self._module = onnx2fx.convert(proto).eval()
+            self._module = onnx2fx.convert(graph.proto).eval()
+            for parameter in self._module.parameters():
+                parameter.requires_grad_(False)
+            differing = self._differing(session)
         except Exception as error:  # the converter raises whatever an operator's handler raises
-            raise ModelUnusable(f"{manifest.name}: no gradients: {error}") from error
-        for parameter in self._module.parameters():
-            parameter.requires_grad_(False)
-        self._check(session)
+            raise ModelUnusable(f"{manifest.name}: no gradients: {reason_of(error)}") from error
+        if differing:
+            raise ModelUnusable(
+                f"{manifest.name}: no gradients: {differing} differs from ONNX Runtime's"
+            )
 
-    def _check(self, session: Session) -> None:
-        spec = self.manifest.input
-        probe = np.random.default_rng(0).random((1, 3, spec.rows, spec.columns), np.float32)
-        expected = session.run(probe)
+    def _differing(self, session: Session) -> str:
+        """The first output that is not what ONNX Runtime gives for a probe, or nothing."""
         import torch
 
+        spec = self.manifest.input
+        levels = np.random.default_rng(0).integers(0, 256, (1, 3, spec.rows, spec.columns))
+        # For integer inputs a grey of whole steps: rounding must make no difference.
+        probe = np.repeat(levels[:, :1], 3, axis=1) if spec.dtype == "uint8" else levels
+        views = (probe / 255).astype(np.float32)
+        expected = session.run(views)
         with torch.no_grad():
-            answers = self(torch.from_numpy(model_input(probe, spec)))
+            answers = self(torch.from_numpy(model_input(views, spec)))
         for name, value in expected.items():
             spread = float(np.abs(value).max()) + 1e-6
-            if float(np.abs(answers[name].numpy() - value).max()) > TOLERANCE * spread:
-                raise ModelUnusable(
-                    f"{self.manifest.name}: no gradients: {name} differs from ONNX Runtime's"
-                )
+            if not float(np.abs(answers[name].float().numpy() - value).max()) <= TOLERANCE * spread:
+                return name
+        return ""
 
     def __call__(self, fed: Any) -> dict[str, Any]:
         """Every output by tensor name for a model input tensor (as `model_input` makes it)."""
-        answers = self._module(fed)
-        if not isinstance(answers, tuple | list):
-            answers = (answers,)
-        return dict(zip(self._names, answers, strict=True))
+        import torch
+
+        spec = self.manifest.input
+        fed = fed.half() if spec.dtype == "float16" else fed
+        size = spec.batch or len(fed)
+        parts = []
+        for part in fed.split(size):
+            missing = size - len(part)
+            whole = torch.cat([part, part[-1:].expand(missing, -1, -1, -1)]) if missing else part
+            answers = self._module(whole)
+            answers = answers if isinstance(answers, tuple | list) else (answers,)
+            # Where nothing is missing they stay the very tensors that the graph computed with.
+            parts.append([one[:-missing] for one in answers] if missing else list(answers))
+        joined = (
+            parts[0] if len(parts) == 1 else [torch.cat(one) for one in zip(*parts, strict=True)]
+        )
+        return dict(zip(self._names, joined, strict=True))
+
+    def scores(self, answers: dict[str, Any], task: str) -> Any:
+        """Logits (N, classes) for a task out of what a call gave, to be differentiated.
+
+        Where a model gives probabilities they are the values before its softmax or sigmoid, whose
+        gradient does not vanish where the model is sure; failing that their logarithms.
+
+        Raises:
+            ModelUnusable: the model does not know the task.
+        """
+        import torch
+
+        order = list(self._session.columns(task))
+        output = self.manifest.output_for(task)
+        assert output is not None  # noqa: S101 - `columns` refused it
+        tensor = self._logits.get(task, output.tensor)
+        scores = answers[tensor].reshape(len(answers[tensor]), -1).float()
+        bare = output.kind == "logits" or task in self._logits
+        if not bare:
+            scores = torch.cat([1 - scores, scores], dim=1) if scores.shape[1] == 1 else scores
+            scores = scores.clamp_min(1e-12).log()
+        elif scores.shape[1] == 1:
+            scores = torch.cat([-scores / 2, scores / 2], dim=1)
+        return scores[:, order]
+
+    def restored(self, answers: dict[str, Any]) -> tuple[Any, Any]:
+        """What a removal network gave: pictures (N, 3, rows, columns) in 0..1, not clipped, and
+        mask values (N, rows, columns) as they come."""
+        manifest = self.manifest
+        low, high = manifest.image.range
+        pictures = (planes_of(answers[manifest.image.tensor], manifest.input) - low) / (high - low)
+        pictures = pictures.expand(-1, 3, -1, -1)
+        pictures = pictures.flip(1) if manifest.input.colours == "BGR" else pictures
+        return pictures, planes_of(answers[manifest.mask.tensor], manifest.input)[:, -1]
 
     def cam(self, view: Float, task: str | None, label: int) -> Float:
         """Grad-CAM parts for one view (3, rows, columns) in 0..1 (MIAD-MARK Eq. 7).
@@ -82,23 +139,36 @@ class Differentiable:
 
         if self.manifest.cam is None:
             raise ModelUnusable(f"{self.manifest.name} names no tensor for Grad-CAM")
-        fed = torch.from_numpy(model_input(view[None], self.manifest.input)).requires_grad_()
+        spec = self.manifest.input
+        views = np.repeat(view[None], spec.batch or 1, axis=0)  # no padding: it would cut the tap
+        fed = torch.from_numpy(model_input(views, spec)).requires_grad_()
         answers = self(fed)
         tapped = answers[self.manifest.cam.tensor]
         (gradient,) = torch.autograd.grad(self._target(answers, task, label), tapped)
         weights = gradient.mean(dim=(2, 3), keepdim=True)
-        result: Float = (weights * tapped)[0].detach().numpy()
+        result: Float = (weights * tapped)[0].detach().float().numpy()
         return result
 
     def _target(self, answers: dict[str, Any], task: str | None, label: int) -> Any:
-        if task is None:
-            if self.manifest.features is None:
-                raise ModelUnusable(f"{self.manifest.name} names no feature tensor")
-            return answers[self.manifest.features.tensor].square().sum()
-        output = self.manifest.output_for(task)
-        if output is None:
-            raise ModelUnusable(f"{self.manifest.name} does not know the task {task}")
-        return answers[output.tensor].reshape(-1)[label]
+        if task is not None:
+            return self.scores(answers, task)[0, label]
+        if self.manifest.features is None:
+            raise ModelUnusable(f"{self.manifest.name} names no feature tensor")
+        return answers[self.manifest.features.tensor][0].square().sum()
+
+
+def _logits_behind(graph: Graph, manifest: Manifest) -> dict[str, str]:
+    """For each task answered with probabilities, the tensor that its softmax or sigmoid takes."""
+    behind = {}
+    for output in manifest.answers:
+        node = graph.answered_by(output.tensor)
+        if (
+            output.kind == "probabilities"
+            and node is not None
+            and node.op_type in ("Softmax", "Sigmoid")
+        ):
+            behind[output.task] = str(node.input[0])
+    return behind
 
 
 def _looks_beside(proto: Any, tensor: str) -> tuple[float, float]:
@@ -147,11 +217,3 @@ def _kernel(proto: Any, node: Any) -> list[tuple[int, int, int]]:
 def _weight_size(proto: Any, node: Any) -> list[int]:
     weights = {one.name: list(one.dims[2:]) for one in proto.graph.initializer}
     return weights.get(node.input[1], [1, 1])
-
-
-def _expose(proto: Any, tensor: str) -> None:
-    """Make an inner tensor a graph output, so that the converted graph hands it out."""
-    import onnx
-
-    if tensor not in {output.name for output in proto.graph.output}:
-        proto.graph.output.append(onnx.helper.make_empty_tensor_value_info(tensor))

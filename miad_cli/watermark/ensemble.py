@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from miad_cli.imaging.image import MedicalImage
 from miad_cli.models.bank import Bank, Surrogate
+from miad_cli.models.occlusion import occlusion
 from miad_cli.models.view import ModelView, view_for
 from miad_cli.watermark.blend import Mark, Tone, blend_patch, tone_for
 from miad_cli.watermark.lesions import Box, boxes_above, enlarge, heat_map
@@ -106,16 +108,35 @@ class Ensemble:
         return Score(float(opinion.ensemble[attacked]), opinion.label != attacked)
 
     def attention(self, threshold: float, top_share: float) -> Attention:
-        """Grad-CAM boxes of the bank's attention model (Alg. 2), on the picture's pixels."""
+        """Boxes of what the bank's attention model looks at (Alg. 2), on the picture's pixels:
+        by Grad-CAM, or, through a model that gives no gradients, by occlusion."""
         looking = self.bank.attention
         spec = looking.manifest.input
         label = self.clean.label if self.bank.task else 0
         view = self._view(looking).of(self.image.windowed(self._frame))
-        weighted = looking.differentiable.cam(view, self.bank.task, label)
-        shift = looking.differentiable.cam_shift
+        if looking.looks:
+            weighted = looking.differentiable.cam(view, self.bank.task, label)
+            shift = looking.differentiable.cam_shift
+        else:
+            weighted = occlusion(view, partial(self._loss, looking, view, label))[None]
+            shift = (0.0, 0.0)
         heat = enlarge(heat_map(weighted, top_share), spec.rows, spec.columns, shift)
         on_picture = self._view(looking).back(heat)
         return Attention(on_picture, boxes_above(on_picture, threshold))
+
+    def _loss(self, looking: Surrogate, view: Float, label: int, covered: Float) -> Float:
+        """(N,): how far each covered view (N, 3, rows, columns) is from what is said of `view`,
+        as log odds of the label, or, where the task is unknown, as features."""
+        answers = looking.session.run(np.concatenate([view[None], covered]))
+        if self.bank.task is not None:
+            chances = looking.session.probabilities(answers, self.bank.task)[:, label]
+            odds = np.clip(chances.astype(np.float64), 1e-7, 1 - 1e-7)
+            odds = np.log(odds) - np.log1p(-odds)
+            return np.asarray(odds[0] - odds[1:], np.float32)
+        assert looking.manifest.features is not None  # noqa: S101 - the bank took it for them
+        features = answers[looking.manifest.features.tensor].reshape(len(covered) + 1, -1)
+        result: Float = np.linalg.norm(features[1:] - features[0], axis=1)
+        return result
 
     def _view(self, surrogate: Surrogate) -> ModelView:
         return view_for(surrogate.manifest.input, self.image.rows, self.image.columns)

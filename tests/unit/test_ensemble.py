@@ -12,6 +12,7 @@ from miad_cli.errors import ModelUnusable, UsageError
 from miad_cli.imaging.image import MedicalImage, Window
 from miad_cli.models import bank as bank_room
 from miad_cli.models.bank import Bank, load_bank
+from miad_cli.models.places import user_models_directory
 from miad_cli.models.session import Device
 from miad_cli.watermark.blend import Mark, blend
 from miad_cli.watermark.ensemble import Ensemble, Opinion, feature_distance
@@ -139,9 +140,123 @@ def test_another_model_looks_where_the_chosen_ones_cannot(models: Path) -> None:
     assert heat.shape == (40, 50)
 
 
-def test_bank_without_any_model_that_looks_is_refused(models: Path) -> None:
+def test_where_no_model_has_a_tensor_to_look_at_parts_are_covered(models: Path) -> None:
     (models / "looking" / "manifest.toml").unlink()
-    with pytest.raises(ModelUnusable, match="Grad-CAM"):
+    bank = load_bank("toy", (), None, CPU)
+    assert bank.attention.manifest.name == "flat"
+    assert bank.attention_by == "occlusion"
+    attention = Ensemble(bank, image_of()).attention(threshold=128, top_share=1.0)
+    assert attention.heat.max() > 200
+    assert attention.boxes
+
+
+def query_only(models: Path) -> None:
+    path = models / "looking" / "manifest.toml"
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace("[input]", 'query_only = "made so"\n\n[input]', 1))
+
+
+def test_occlusion_finds_what_the_label_comes_from(models: Path) -> None:
+    """As Grad-CAM does: the green corner makes it class 1."""
+    stored = np.zeros((1, 32, 32, 3), np.int32)
+    stored[0, 20:28, 4:12, 1] = 255
+    query_only(models)
+    bank = load_bank("toy", ["looking"], None, CPU)
+    assert bank.attention_by == "occlusion"
+    ensemble = Ensemble(bank, MedicalImage(stored, (0, 255), Window(0, 255)))
+    assert ensemble.clean.label == 1
+    (box,) = ensemble.attention(threshold=128, top_share=1.0).boxes
+    assert abs(box.x + box.width / 2 - 8) <= 3
+    assert abs(box.y + box.height / 2 - 24) <= 3
+    assert max(box.width, box.height) <= 16
+
+
+def test_occlusion_without_a_task_follows_the_features(models: Path) -> None:
+    query_only(models)
+    bank = load_bank(None, (), None, CPU)
+    stored = np.zeros((1, 32, 32, 3), np.int32)
+    stored[0, 4:12, 20:28] = 255
+    ensemble = Ensemble(bank, MedicalImage(stored, (0, 255), Window(0, 255)))
+    (box,) = ensemble.attention(threshold=128, top_share=1.0).boxes
+    assert abs(box.x + box.width / 2 - 24) <= 3
+    assert abs(box.y + box.height / 2 - 8) <= 3
+
+
+def test_graph_that_cannot_be_converted_is_looked_through_by_occlusion(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnx2fx
+
+    def unable(proto: object) -> None:
+        raise NotImplementedError("operator")
+
+    monkeypatch.setattr(onnx2fx, "convert", unable)
+    bank = load_bank("toy", (), None, CPU)
+    assert bank.attention.manifest.name == "looking"
+    assert bank.attention_by == "occlusion"
+    assert Ensemble(bank, image_of()).attention(threshold=1, top_share=1.0).heat.shape == (40, 50)
+
+
+def rename_labels(folder: Path, labels: str) -> None:
+    path = folder / "manifest.toml"
+    text = path.read_text(encoding="utf-8")
+    assert '["no", "yes"]' in text
+    path.write_text(text.replace('["no", "yes"]', labels), encoding="utf-8")
+
+
+def test_classes_in_another_order_are_put_in_order(models: Path) -> None:
+    plain = Ensemble(load_bank("toy", (), None, CPU), image_of()).clean
+    rename_labels(models / "looking", '["yes", "no"]')
+    turned = Ensemble(load_bank("toy", (), None, CPU), image_of()).clean
+    np.testing.assert_allclose(turned.probabilities[0], plain.probabilities[0])
+    np.testing.assert_allclose(turned.probabilities[1], plain.probabilities[1][::-1])
+
+
+def test_grad_cam_follows_the_class_in_the_order_of_the_bank(models: Path) -> None:
+    view = np.random.default_rng(1).random((3, 8, 8), np.float32)
+    plain = load_bank("toy", (), None, CPU).attention.differentiable.cam(view, "toy", 0)
+    rename_labels(models / "looking", '["yes", "no"]')
+    turned = load_bank("toy", (), None, CPU).attention.differentiable.cam(view, "toy", 1)
+    np.testing.assert_allclose(turned, plain)
+
+
+def test_models_with_other_classes_make_no_ensemble(models: Path) -> None:
+    rename_labels(models / "looking", '["no", "perhaps"]')
+    with pytest.raises(ModelUnusable, match="flat and looking answer toy with different labels"):
+        load_bank("toy", (), None, CPU)
+    assert load_bank("toy", ["flat"], None, CPU).attention.manifest.name == "flat"
+
+
+def test_named_models_without_features_bring_their_own_task(models: Path) -> None:
+    assert load_bank("unheard-of", ["flat"], None, CPU).task == "toy"
+    assert load_bank(None, ["flat", "looking"], None, CPU).task == "toy"
+    assert load_bank(None, ["looking"], None, CPU).task is None
+
+
+def test_model_is_found_by_its_folder_and_by_its_file(models: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere" / "mine"
+    write_convolutional_model(elsewhere, bias=2.0)
+    for reference in (elsewhere, elsewhere / "model.onnx"):
+        bank = load_bank("toy", [str(reference)], None, CPU)
+        assert [one.manifest.name for one in bank.surrogates] == ["mine"]
+    copy = tmp_path / "copy.onnx"
+    copy.write_bytes((models / "flat" / "model.onnx").read_bytes())
+    assert load_bank("toy", [str(copy)], None, CPU).surrogates[0].manifest.name == "flat"
+
+
+def test_file_that_nothing_describes_is_refused_with_what_to_do(
+    models: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "bare.onnx"
+    path.write_bytes(b"anything")
+    with pytest.raises(UsageError, match="nothing says what this model answers") as refusal:
+        load_bank("toy", [str(path)], None, CPU)
+    assert f"miad models add {path} --labels" in refusal.value.hint
+
+
+def test_two_models_of_one_name_are_refused(models: Path) -> None:
+    write_convolutional_model(user_models_directory() / "looking")
+    with pytest.raises(ModelUnusable, match="two models are called looking"):
         load_bank("toy", (), None, CPU)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,11 +15,14 @@ from helpers import (
     write_convolutional_model,
     write_flat_model,
 )
+from onnx import ModelProto, numpy_helper
+from strangers import remover, segmenter, stranger
 
 from miad_cli.errors import DeviceUnavailable, ModelUnusable
 from miad_cli.models import session as room
 from miad_cli.models.bank import Surrogate, list_models
-from miad_cli.models.manifest import InputSpec
+from miad_cli.models.gradients import Differentiable
+from miad_cli.models.manifest import InputSpec, Manifest
 from miad_cli.models.session import Device, Session, choose_device, luminance, model_input, softmax
 
 CPU = Device()
@@ -110,6 +114,183 @@ def test_auto_takes_what_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_device("auto") == Device("CUDAExecutionProvider", 0)
     assert choose_device("cuda:2") == Device("CUDAExecutionProvider", 2)
     assert choose_device("cpu") == Device("CPUExecutionProvider")
+
+
+# --- What strangers' models take and give --------------------------------------------------------
+
+
+def manifest_of(proto: ModelProto, labels: int = 3, **settings: Any) -> Manifest:
+    """A manifest for a stranger's classifier of 16 pixels."""
+    graph = proto.graph
+    kind = settings.pop("kind", "probabilities")
+    names = [f"class {number}" for number in range(labels)]
+    given = {"tensor": graph.output[0].name, "kind": kind, "task": "toy", "labels": names}
+    taken = {"tensor": "picture", "layout": "NHWC", "rows": 16, "columns": 16, **settings}
+    facts = {"name": "stranger", "family": "other", "role": "classifier", "file": "model.onnx"}
+    return Manifest.model_validate(
+        {**facts, "sha256": "0" * 64, "input": taken, "outputs": [given]}
+    )
+
+
+def pictures(count: int) -> np.ndarray:
+    levels = np.random.default_rng(8).integers(0, 256, (count, 3, 16, 16))
+    return (levels / 255).astype(np.float32)
+
+
+def test_integers_go_in_as_integers() -> None:
+    plain, whole = stranger(side=16), stranger(side=16, dtype="uint8")
+    seen = pictures(3)
+    integer = {"dtype": "uint8", "range": (0, 255)}
+    session = Session(manifest_of(whole, **integer), whole.SerializeToString(), CPU)
+    expected = Session(manifest_of(plain), plain.SerializeToString(), CPU).run(seen)
+    given = session.run(seen)
+    np.testing.assert_allclose(*given.values(), *expected.values(), atol=1e-5)
+    nudged = session.run(seen + np.float32(0.4 / 255))
+    np.testing.assert_array_equal(*nudged.values(), *given.values())
+
+
+def test_half_precision_goes_in_and_comes_out_as_float32() -> None:
+    plain, half = stranger(side=16), stranger(side=16, dtype="float16")
+    seen = pictures(2)
+    manifest = manifest_of(half, dtype="float16")
+    session = Session(manifest, half.SerializeToString(), CPU)
+    expected = Session(manifest_of(plain), plain.SerializeToString(), CPU).run(seen)
+    (given,) = session.run(seen).values()
+    assert given.dtype == np.float32
+    np.testing.assert_allclose(given, *expected.values(), atol=1e-2)
+    assert Differentiable(manifest, half.SerializeToString(), session).manifest is manifest
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_fixed_batch_takes_any_number_of_pictures(batch: int) -> None:
+    import torch
+
+    free, fixed = stranger(side=16), stranger(side=16, batch=batch)
+    expected = Session(manifest_of(free), free.SerializeToString(), CPU)
+    manifest = manifest_of(fixed, batch=batch)
+    session = Session(manifest, fixed.SerializeToString(), CPU)
+    differentiable = Differentiable(manifest, fixed.SerializeToString(), session)
+    for count in (1, 4, 6):
+        seen = pictures(count)
+        (wanted,) = expected.run(seen).values()
+        np.testing.assert_allclose(*session.run(seen).values(), wanted, atol=1e-6)
+        with torch.no_grad():
+            answers = differentiable(torch.from_numpy(model_input(seen, manifest.input)))
+        np.testing.assert_allclose(answers[manifest.answers[0].tensor], wanted, atol=1e-5)
+
+
+def test_channels_may_be_in_the_other_order() -> None:
+    proto = stranger(side=16)
+    seen = pictures(2)
+    plain = Session(manifest_of(proto), proto.SerializeToString(), CPU)
+    other = Session(manifest_of(proto, colours="BGR"), proto.SerializeToString(), CPU)
+    np.testing.assert_allclose(
+        *other.run(seen[:, ::-1].copy()).values(), *plain.run(seen).values(), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(("ending", "kind"), [("sigmoid", "probabilities"), ("none", "logits")])
+def test_one_score_answers_for_two_classes(ending: str, kind: str) -> None:
+    import torch
+
+    bare = stranger(side=16, classes=1, ending="none")
+    seen = pictures(5)
+    (logits,) = Session(manifest_of(bare, 2), bare.SerializeToString(), CPU).run(seen).values()
+    yes = 1 / (1 + np.exp(-logits[:, 0]))
+    proto = stranger(side=16, classes=1, ending=ending)
+    manifest = manifest_of(proto, 2, kind=kind)
+    session = Session(manifest, proto.SerializeToString(), CPU)
+    expected = np.stack([1 - yes, yes], axis=1)
+    given = session.probabilities(session.run(seen), "toy")
+    np.testing.assert_allclose(given, expected, atol=1e-5)
+    differentiable = Differentiable(manifest, proto.SerializeToString(), session)
+    with torch.no_grad():
+        scores = differentiable.scores(
+            differentiable(torch.from_numpy(model_input(seen, manifest.input))), "toy"
+        )
+    np.testing.assert_allclose(scores.softmax(dim=1), expected, atol=1e-5)
+
+
+def test_scores_behind_a_softmax_are_what_it_takes() -> None:
+    """A model that is sure beyond float32 still has a gradient."""
+    import torch
+
+    proto = stranger(side=16)
+    for one in proto.graph.initializer:
+        if one.name == "head":
+            one.CopyFrom(numpy_helper.from_array(1e4 * numpy_helper.to_array(one), "head"))
+    content = proto.SerializeToString()
+    manifest = manifest_of(proto)
+    session = Session(manifest, content, CPU)
+    differentiable = Differentiable(manifest, content, session)
+    fed = torch.from_numpy(model_input(pictures(1), manifest.input)).requires_grad_()
+    answers = differentiable(fed)
+    sure = answers[manifest.answers[0].tensor]
+    assert sure.max() == 1
+    (vanished,) = torch.autograd.grad(sure[0, sure[0].argmax()], fed, retain_graph=True)
+    (gradient,) = torch.autograd.grad(differentiable.scores(answers, "toy")[0, 0], fed)
+    assert not vanished.any()
+    assert gradient.any()
+
+
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+@pytest.mark.parametrize("scale", [1.0, 255.0])
+def test_removal_network_gives_pictures_back(layout: str, scale: float) -> None:
+    import torch
+
+    proto = remover(layout, side=16, scale=scale)
+    manifest = Manifest.model_validate(
+        {
+            "name": "remover",
+            "family": "other",
+            "role": "removal",
+            "file": "model.onnx",
+            "sha256": "0" * 64,
+            "input": {"tensor": "picture", "layout": layout, "rows": 16, "columns": 16},
+            "outputs": [
+                {"kind": "image", "tensor": "image", "range": (0, scale)},
+                {"kind": "mask", "tensor": "mask"},
+            ],
+        }
+    )
+    seen = pictures(2)
+    content = proto.SerializeToString()
+    session = Session(manifest, content, CPU)
+    images, masks = session.restored(session.run(seen))
+    np.testing.assert_allclose(images, seen, atol=1e-5)
+    np.testing.assert_allclose(masks, 1 / (1 + np.exp(-seen.mean(axis=1))), atol=1e-5)
+    differentiable = Differentiable(manifest, content, session)
+    with torch.no_grad():
+        answers = differentiable(torch.from_numpy(model_input(seen, manifest.input)))
+    again, where = differentiable.restored(answers)
+    np.testing.assert_allclose(again, seen, atol=1e-5)
+    np.testing.assert_allclose(where, masks, atol=1e-5)
+
+
+@pytest.mark.parametrize("labels", [1, 3])
+def test_segmentation_network_gives_probabilities(labels: int) -> None:
+    proto = segmenter(labels, side=16)
+    manifest = Manifest.model_validate(
+        {
+            "name": "segmenter",
+            "family": "other",
+            "role": "segmentation",
+            "file": "model.onnx",
+            "sha256": "0" * 64,
+            "input": {"tensor": "picture", "rows": 16, "columns": 16},
+            "outputs": [
+                {"kind": "mask", "tensor": "where", "values": "logits", "labels": ["a", "b", "c"]}
+            ],
+        }
+    )
+    seen = pictures(2)
+    session = Session(manifest, proto.SerializeToString(), CPU)
+    answers = session.run(seen)
+    given = session.masks(answers)
+    exponents = np.exp(answers["where"])
+    one = exponents / (1 + exponents)
+    expected = one if labels == 1 else exponents / exponents.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(given, expected, atol=1e-5)
 
 
 # --- Gradients --------------------------------------------------------------------------------
