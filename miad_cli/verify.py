@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+import os
+from collections.abc import Callable, Collection, Generator, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -13,6 +16,7 @@ from miad_cli.changes import Changes, changes_in, drawing_of, lossy_encoding
 from miad_cli.errors import (
     ContainerDamaged,
     KeyUnusable,
+    MiadError,
     NotProtected,
     NoUsableInput,
     OwnerUnknown,
@@ -22,16 +26,24 @@ from miad_cli.errors import (
     VerificationFailed,
     exit_code_of,
 )
-from miad_cli.files import collect_inputs, read_file, write_files
+from miad_cli.files import InputFile, collect_inputs, read_file, write_files
 from miad_cli.imaging.dicom import NoPicture, is_dicom
+from miad_cli.imaging.glance import glance_at
 from miad_cli.imaging.picture import Identity as PictureIdentity
 from miad_cli.imaging.picture import Picture, container_in, identify, read_picture
 from miad_cli.restoration import marked_again, restore
 from miad_cli.seal.carriers import is_sidecar, parse_copies, picture_of, read_sidecar, sidecar_of
+from miad_cli.seal.companion import has_companion_seal, is_unchanged
 from miad_cli.seal.container import MAGIC, Container, Manifest, check_signature, open_payload
 from miad_cli.seal.identities import Identity
 from miad_cli.seal.owner import OwnerPublicKey
 from miad_cli.seal.payload import Payload, decode
+from miad_cli.workers import Lost, in_processes, usable_cores
+
+MANY_FILES = 1500
+"""Files, or else"""
+MANY_BYTES = 1 << 30
+"""bytes, from which on starting further processes pays."""
 
 
 class Verdict(Enum):
@@ -49,6 +61,7 @@ class Verdict(Enum):
     NOT_PROTECTED = "not protected"
     UNREADABLE = "unreadable"
     NO_PICTURE = "no picture"
+    FAILED = "internal failure"
 
 
 @dataclass(frozen=True)
@@ -98,29 +111,81 @@ def verify(
     identities: Sequence[Identity] = (),
     progress: Callable[[Verification, int], None] | None = None,
     drawings: Path | None = None,
+    jobs: int | None = 1,
 ) -> Report:
     """A verdict on every file below the inputs. `owners` are the keys that are trusted.
 
     `drawings` is where a small picture of each file whose pixels changed is written: a folder,
-    or for a single file a name that ends in .png.
+    or for a single file a name that ends in .png. `jobs` is how many processes share the work;
+    None is as many as there are processors, where there is enough to do. What comes out is the
+    same. With `identities` there is one: a secret key is not handed on.
 
     Raises:
         NoUsableInput: there is no file.
         UsageError: one drawing cannot be made of several files, or not be written there.
     """
-    files = [file for file in collect_inputs(inputs) if not _is_sidecar_of_picture(file.path)]
+    files = _without_sidecars(collect_inputs(inputs))
     if drawings and _is_one_drawing(drawings) and len(files) > 1:
         raise UsageError(
             f"{drawings} is one picture, and there are {len(files)} files",
             hint="Name a folder with --report.",
         )
+    work = partial(_verified, tuple(owners), tuple(identities), drawings)
     results = []
-    for file in files:
-        result = verify_file(file.path, owners, identities, file.relative, drawings)
-        results.append(result)
-        if progress:
-            progress(result, len(files))
+    with closing(_shared(work, files, 1 if identities else _processes(files, jobs))) as verified:
+        for result in verified:
+            results.append(result)
+            if progress:
+                progress(result, len(files))
     return Report(tuple(results))
+
+
+def _processes(files: Sequence[InputFile], jobs: int | None) -> int:
+    """How many processes are to share the work."""
+    if jobs is not None:
+        return min(jobs, len(files))
+    many = len(files) >= MANY_FILES or sum(map(_size, files)) >= MANY_BYTES
+    return min(usable_cores(), len(files)) if many else 1
+
+
+def _size(file: InputFile) -> int:
+    try:
+        return os.lstat(file.path).st_size
+    except OSError:
+        return 0
+
+
+def _shared(
+    work: Callable[[InputFile], Verification], files: Sequence[InputFile], jobs: int
+) -> Generator[Verification, None, None]:
+    """`work` of every file, in order, done by this process or shared by `jobs` others."""
+    if jobs < 2:
+        yield from map(work, files)
+        return
+    with closing(in_processes(work, files, jobs, preload=__name__)) as verified:
+        for file, result in zip(files, verified, strict=True):
+            yield _failed(file, "the process died over it") if isinstance(result, Lost) else result
+
+
+def _verified(
+    owners: Collection[OwnerPublicKey],
+    identities: Sequence[Identity],
+    drawings: Path | None,
+    file: InputFile,
+) -> Verification:
+    """The verdict on one of many files; an error of ours is one, and does not stop the others."""
+    try:
+        return verify_file(file.path, owners, identities, file.relative, drawings)
+    except MiadError:
+        raise
+    except Exception as error:
+        if os.environ.get("MIAD_DEBUG"):
+            raise
+        return _failed(file, f"{type(error).__name__}; MIAD_DEBUG=1 shows where")
+
+
+def _failed(file: InputFile, reason: str) -> Verification:
+    return Verification(file.relative, Verdict.FAILED, reason, exit_code=MiadError.exit_code)
 
 
 def verify_file(
@@ -133,13 +198,19 @@ def verify_file(
     """The verdict on one file, with its sidecar where there is one."""
     shown = name or PurePosixPath(path.name)
     if is_sidecar(path):
+        if has_companion_seal(picture_of(path)):
+            return _of_companion(shown, picture_of(path), None, owners, identities)
         return _bad(shown, Verdict.DAMAGED, "a sidecar whose picture is gone")
     try:
         content = read_file(path)
+        if not identities and (found := _at_a_glance(shown, path, content, owners)):
+            return found
         picture = read_picture(content, path)
     except PictureFailed as error:
         return _bad(shown, Verdict.UNREADABLE, error.message)
     if picture is None or isinstance(picture, NoPicture):
+        if has_companion_seal(path):
+            return _of_companion(shown, path, content, owners, identities)
         reason = picture.reason if picture else "not an image"
         if _was_protected(content, path):
             return _bad(shown, Verdict.DAMAGED, f"protected once, and no picture now: {reason}")
@@ -147,7 +218,7 @@ def verify_file(
     try:
         identity = identify(picture)
         copies = (container_in(picture), read_sidecar(path))
-        verdict, reason, container = _judge(identity, parse_copies(copies), owners)
+        verdict, reason, container = _judge(identity, _signed(parse_copies(copies), owners))
     except NotProtected as error:
         return _bad(shown, Verdict.NOT_PROTECTED, error.message)
     except ContainerDamaged as error:
@@ -156,10 +227,71 @@ def verify_file(
         unknown = isinstance(error, OwnerUnknown)
         verdict = Verdict.OWNER_UNKNOWN if unknown else Verdict.SIGNATURE_INVALID
         return _bad(shown, verdict, error.message)
-    if verdict is Verdict.AUTHENTIC and copies[0] is None:
-        reason = "the container is in the sidecar only"
-    found = Verification(shown, verdict, reason, job=container.manifest.job)
+    if verdict is Verdict.AUTHENTIC:
+        found = _authentic(shown, container, copies)
+    else:
+        found = Verification(shown, verdict, reason, job=container.manifest.job)
     return _examined(found, container, picture, identities, drawings)
+
+
+def _of_companion(
+    name: PurePosixPath,
+    path: Path,
+    content: bytes | None,
+    owners: Collection[OwnerPublicKey],
+    identities: Sequence[Identity],
+) -> Verification:
+    """The verdict on a file without a picture that has a seal of its own (DICOMDIR, a copy).
+
+    `content` is None where only the seal is there, as for a directory that could not be made anew.
+    """
+    try:
+        (container,) = _signed(parse_copies((None, read_sidecar(path))), owners)
+    except VerificationFailed as error:
+        verdicts = {
+            OwnerUnknown: Verdict.OWNER_UNKNOWN,
+            SignatureInvalid: Verdict.SIGNATURE_INVALID,
+        }
+        return _bad(name, verdicts.get(type(error), Verdict.DAMAGED), error.message)
+    if not is_unchanged(container.manifest, content):
+        gone = "the file that belongs to this seal is gone"
+        changed = "it is not, byte for byte, the file that was sealed"
+        return _bad(name, Verdict.DAMAGED, gone if content is None else changed)
+    found = Verification(name, Verdict.AUTHENTIC, "no picture", job=container.manifest.job)
+    if not identities:
+        return found
+    try:
+        restore(decode(open_payload(container, identities)), None)
+    except (KeyUnusable, VerificationFailed) as error:
+        failed = replace(found, restorable=False, exit_code=error.exit_code)
+        return _because(failed, error.message)
+    return replace(found, restorable=True)
+
+
+def _at_a_glance(
+    name: PurePosixPath, path: Path, content: bytes, owners: Collection[OwnerPublicKey]
+) -> Verification | None:
+    """The verdict on a file that a glance shows to be authentic; None for every other."""
+    glance = glance_at(content)
+    if glance is None:
+        return None
+    copies = (glance.container, read_sidecar(path))
+    try:
+        containers = _signed(parse_copies(copies), owners)
+    except VerificationFailed:
+        return None
+    identity = glance.identity()
+    if identity is None:
+        return None
+    verdict, _, container = _judge(identity, containers)
+    return _authentic(name, container, copies) if verdict is Verdict.AUTHENTIC else None
+
+
+def _authentic(
+    name: PurePosixPath, container: Container, copies: tuple[bytes | None, bytes | None]
+) -> Verification:
+    reason = "" if copies[0] is not None else "the container is in the sidecar only"
+    return Verification(name, Verdict.AUTHENTIC, reason, job=container.manifest.job)
 
 
 def _examined(
@@ -197,20 +329,30 @@ def _bad(name: PurePosixPath, verdict: Verdict, reason: str) -> Verification:
     return Verification(name, verdict, reason, exit_code=VerificationFailed.exit_code)
 
 
-def _judge(
-    identity: PictureIdentity, containers: Iterable[Container], owners: Collection[OwnerPublicKey]
-) -> tuple[Verdict, str, Container]:
-    """The best verdict that any trusted copy of the container allows."""
-    judged, refusal = [], None
+def _signed(containers: Iterable[Container], owners: Collection[OwnerPublicKey]) -> list[Container]:
+    """The containers that one of `owners` signed.
+
+    Raises:
+        OwnerUnknown, SignatureInvalid: there is none.
+    """
+    signed, refusal = [], None
     for container in containers:
         try:
             check_signature(container, owners)
         except (OwnerUnknown, SignatureInvalid) as error:
             refusal = error
             continue
-        judged.append((*_compare(identity, container.manifest), container))
-    if not judged:
+        signed.append(container)
+    if not signed:
         raise refusal or ContainerDamaged("no readable container")
+    return signed
+
+
+def _judge(
+    identity: PictureIdentity, containers: Iterable[Container]
+) -> tuple[Verdict, str, Container]:
+    """The best verdict that any of the trusted containers allows."""
+    judged = [(*_compare(identity, one.manifest), one) for one in containers]
     order = list(Verdict)
     return min(judged, key=lambda one: order.index(one[0]))
 
@@ -293,5 +435,14 @@ def _drawn(found: Verification, picture: Picture, changes: Changes, place: Path)
     return replace(found, picture=PurePosixPath(target.name) if target == place else relative)
 
 
-def _is_sidecar_of_picture(path: Path) -> bool:
-    return is_sidecar(path) and picture_of(path).exists()
+def _without_sidecars(files: Sequence[InputFile]) -> list[InputFile]:
+    """`files` but for sidecars of pictures that are there, among the files or not."""
+    paths = {str(file.path) for file in files}
+
+    def belongs_to_picture(path: Path) -> bool:
+        if not is_sidecar(path):
+            return False
+        picture = picture_of(path)
+        return str(picture) in paths or picture.exists()
+
+    return [file for file in files if not belongs_to_picture(file.path)]

@@ -43,6 +43,15 @@ def verify_command(
             show_default=False,
         ),
     ] = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            "--jobs",
+            min=1,
+            help="Processes that share the work (with --key: 1). Many files: one a processor.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: AsJson = False,
     log_json: LogJson = False,
     quiet: Quiet = False,
@@ -64,7 +73,7 @@ def verify_command(
             if log_json:
                 console.log_line(_as_facts(one))
 
-        result = verify(inputs, owners, identities, follow, report)
+        result = verify(inputs, owners, identities, follow, report, jobs)
     _render(result, manners)
     raise typer.Exit(result.exit_code)
 

@@ -9,13 +9,16 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from pydicom import Dataset
-from pydicom.dataelem import RawDataElement
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.multival import MultiValue
-from pydicom.tag import BaseTag, Tag
+from pydicom.tag import Tag
 
 from miad_cli.imaging.words import Values, WordLayout, Words
 
@@ -53,12 +56,16 @@ PICTURE_ATTRIBUTES = (
 """Image Pixel, geometry, rescale, VOI and UIDs; nothing that identifies a person."""
 
 _TEXT = ("DS", "IS", "CS", "UI", "LO", "SH")
-_TAGS = {keyword: Tag(keyword) for keyword in PICTURE_ATTRIBUTES}
+_TAGS = {keyword: int(Tag(keyword)) for keyword in PICTURE_ATTRIBUTES}
+_VRS = {keyword: dictionary_VR(tag) for keyword, tag in _TAGS.items()}
 
-_LOOK_UPS = ("ModalityLUTSequence", "VOILUTSequence")
-_GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
-_NESTED = {keyword: Tag(keyword) for keyword in (*_LOOK_UPS, *_GROUPS)}
+_LOOK_UPS = (int(Tag("ModalityLUTSequence")), int(Tag("VOILUTSequence")))
+_GROUPS = tuple(int(Tag(f"{kind}FunctionalGroupsSequence")) for kind in ("Shared", "PerFrame"))
+_PHOTOMETRIC = int(Tag("PhotometricInterpretation"))
 _PICTURE_TAGS = frozenset(_TAGS.values())
+
+Elements = Mapping[int, DataElement | RawDataElement]
+"""A data set's elements by tag, as pydicom parsed them, before it makes values of them."""
 
 _NUMBER = re.compile(r"[+-]?([0-9]+([.][0-9]*)?|[.][0-9]+)([eE][+-]?[0-9]+)?")
 """A decimal number as PS3.5 6.2 writes DS and IS."""
@@ -67,7 +74,9 @@ TILES = 8
 """Tiles along each side of the grid that says where a picture was changed."""
 
 
-def pixels_digest(layout: WordLayout, words: Words, value: bytes = b"", of_value: str = "") -> str:
+def pixels_digest(
+    layout: WordLayout, words: Words, value: bytes | memoryview = b"", of_value: str = ""
+) -> str:
     """SHA-256 (hex) of geometry and values, little endian, rows x columns x samples by frame.
 
     Bits that belong to no value are part of it where they say something (overlays in high bits).
@@ -122,8 +131,11 @@ def _laid_out(values: Values, bits_stored: int, signed: bool) -> Values:
     return np.ascontiguousarray(values, dtype=_value_code(bits_stored, signed))
 
 
-def _are_same(laid: Values, value: bytes) -> bool:
-    return bool(np.array_equal(laid.reshape(-1), np.frombuffer(value, laid.dtype)))
+def _are_same(laid: Values, value: bytes | memoryview) -> bool:
+    there = np.frombuffer(value, laid.dtype)
+    if laid.__array_interface__["data"][0] == there.__array_interface__["data"][0]:
+        return True  # one is a view of the other
+    return bool(np.array_equal(laid.reshape(-1), there))
 
 
 def _value_code(bits_stored: int, signed: bool) -> str:
@@ -158,36 +170,40 @@ def tile_regions(rows: int, columns: int) -> list[tuple[slice, slice]]:
     ]
 
 
+def elements_of(dataset: Dataset) -> Elements:
+    """The elements of `dataset` by plain integers: looking one up costs next to nothing."""
+    return {int(tag): element for tag, element in dataset.items()}
+
+
 def attribute_facts(dataset: Dataset) -> dict[str, list[str]]:
     """The picture's attributes that are there and not empty, as text."""
+    elements = elements_of(dataset)
     described = {
-        keyword: _described(dataset, tag) for keyword, tag in _TAGS.items() if tag in dataset
+        keyword: _described(dataset, tag, elements[tag], _VRS[keyword])
+        for keyword, tag in _TAGS.items()
+        if tag in elements
     }
-    described["PhotometricInterpretation"] = _photometric(dataset)
-    described["Overlays"] = _overlays(dataset)
-    described["LookupTables"] = _nested(dataset, _LOOK_UPS, everything=True)
-    described["FunctionalGroups"] = _nested(dataset, _GROUPS, everything=False)
+    described["PhotometricInterpretation"] = _photometric(dataset, elements)
+    overlays = sorted(tag for tag in elements if 0x6000 <= tag >> 16 <= 0x60FF)
+    described["Overlays"] = _flat(dataset, overlays, everything=True)
+    look_ups = [tag for tag in _LOOK_UPS if tag in elements]
+    described["LookupTables"] = _flat(dataset, look_ups, everything=True)
+    groups = [tag for tag in _GROUPS if tag in elements]
+    described["FunctionalGroups"] = _flat(dataset, groups, everything=False)
     return {name: value for name, value in described.items() if value}
 
 
-def _photometric(dataset: Dataset) -> list[str]:
+def _photometric(dataset: Dataset, elements: Elements) -> list[str]:
     """MONOCHROME1 or 2 as it is; all colour is one, since another encoding may rename it."""
-    named = str(dataset.get("PhotometricInterpretation") or "")
+    if _PHOTOMETRIC not in elements:
+        return []
+    named = raw_text(elements[_PHOTOMETRIC], "CS")
+    if not named or "\\" in named:
+        named = str(dataset.get("PhotometricInterpretation") or "")
     return [named if named.startswith("MONOCHROME") else "COLOUR"] if named else []
 
 
-def _overlays(dataset: Dataset) -> list[str]:
-    """Everything in the repeating groups 60xx (PS3.3 C.9.2): drawn over the picture."""
-    tags = [tag for tag in list(dataset.keys()) if 0x6000 <= tag >> 16 <= 0x60FF]
-    return _flat(dataset, sorted(tags), everything=True)
-
-
-def _nested(dataset: Dataset, keywords: tuple[str, ...], *, everything: bool) -> list[str]:
-    present = [_NESTED[keyword] for keyword in keywords if _NESTED[keyword] in dataset]
-    return _flat(dataset, present, everything=everything)
-
-
-def _flat(dataset: Dataset, tags: list[BaseTag], *, everything: bool) -> list[str]:
+def _flat(dataset: Dataset, tags: Sequence[int], *, everything: bool) -> list[str]:
     """`tag=value` of elements, depth first; below sequences only the picture's attributes unless
     `everything` counts. Long values stand as their SHA-256."""
     said: list[str] = []
@@ -218,15 +234,35 @@ def facts_digest(facts: dict[str, list[str]]) -> str:
     return hashlib.sha256(b"miad/v1/attributes\0" + text.encode()).hexdigest()
 
 
-def _described(dataset: Dataset, tag: BaseTag) -> list[str]:
-    """An attribute's values as text; from the bytes in the file where they are ASCII text.
+def raw_text(element: DataElement | RawDataElement, vr: str) -> str:
+    """The text of an element that is still bytes, all values of it; nothing where it is not text.
 
-    pydicom makes numbers of them first, at ten times the price.
+    `vr` is the element's VR by the dictionary, for files that name none. pydicom makes numbers
+    or UIDs of such text, at ten times the price.
     """
-    raw = dataset.get_item(tag)
-    if isinstance(raw, RawDataElement) and raw.VR in _TEXT and raw.value and raw.value.isascii():
-        items = raw.value.decode("ascii").rstrip(" \0").split("\\")
-        return [] if items == [""] else [_canonical_item(item) for item in items]
+    if not isinstance(element, RawDataElement) or (element.VR or vr) not in _TEXT:
+        return ""
+    value = element.value
+    return value.decode("ascii").rstrip(" \0") if value and value.isascii() else ""
+
+
+def raw_number(element: DataElement | RawDataElement | None, vr: str = "US") -> int | None:
+    """The number in an element of VR US that holds exactly one and is still bytes."""
+    if not isinstance(element, RawDataElement) or (element.VR or vr) != "US":
+        return None
+    if element.value is None or len(element.value) != 2:
+        return None
+    return int.from_bytes(element.value, "little" if element.is_little_endian else "big")
+
+
+def _described(
+    dataset: Dataset, tag: int, element: DataElement | RawDataElement, vr: str
+) -> list[str]:
+    """An attribute's values as text; from the bytes in the file where that can be."""
+    if text := raw_text(element, vr):
+        return [_canonical_item(item) for item in text.split("\\")]
+    if (number := raw_number(element, vr)) is not None:
+        return [str(number)]
     return _canonical(dataset[tag].value)
 
 
@@ -235,9 +271,10 @@ def _canonical(value: Any) -> list[str]:
     if value is None or value == "":
         return []
     items = value if isinstance(value, list | tuple | MultiValue) else [value]
-    return [_canonical_item(item) for item in items]
+    return [_canonical_item(str(item)) for item in items]
 
 
-def _canonical_item(item: Any) -> str:
-    text = str(item).strip()
+@lru_cache(maxsize=1024)
+def _canonical_item(item: str) -> str:
+    text = item.strip()
     return format(float(text), ".12g") if _NUMBER.fullmatch(text) else text

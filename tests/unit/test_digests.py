@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
+import pydicom.data
 import pytest
 from helpers import build_dataset, build_png, encode, picture_of, ramp
 from pydicom import Dataset, dcmread
@@ -51,6 +53,8 @@ def compressed(syntax: str) -> Dataset:
     return dataset
 
 
+BUNDLED = sorted(Path(pydicom.data.__file__).parent.rglob("[A-Z]*_*.dcm"))
+
 REFERENCE = identity_of(instance())
 
 
@@ -78,6 +82,15 @@ def test_bundled_files_of_one_picture_have_one_digest() -> None:
         path = get_testdata_file(f"{name}.dcm", download=False)
         digests.add(identity_of(dcmread(path)).pixels_sha256)
     assert len(digests) == 1
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("path", BUNDLED, ids=lambda path: path.name)
+def test_facts_from_bytes_are_those_of_the_values_that_pydicom_makes(path: Path) -> None:
+    parsed, converted = dcmread(path, force=True), dcmread(path, force=True)
+    for element in converted:
+        assert element.tag is not None  # going through a data set makes values of its bytes
+    assert attribute_facts(parsed) == attribute_facts(converted)
 
 
 def test_pixel_data_digest_is_of_the_value_as_stored() -> None:
