@@ -10,16 +10,14 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
+from miad_cli.companions import Companions
 from miad_cli.decisions import Anywhere, Avoid, Decisions
 from miad_cli.errors import (
     MaskUnusable,
     MiadError,
-    NoUsableInput,
     OutputExists,
     PictureFailed,
-    TargetNotMet,
     UsageError,
-    exit_code_of,
 )
 from miad_cli.files import (
     LINK,
@@ -37,6 +35,7 @@ from miad_cli.imaging.picture import Picture, container_in, read_picture
 from miad_cli.instance import Sealing, job_of, new_sop_uid, write_instance
 from miad_cli.models.bank import Bank, load_bank
 from miad_cli.models.session import Device, choose_device
+from miad_cli.outcomes import Outcome, Protection, Report
 from miad_cli.profiles import Profile, fitting_profile, shipped_profiles, with_overrides
 from miad_cli.seal.carriers import SIDECAR_SUFFIX, is_sidecar, sidecar_of
 from miad_cli.seal.identities import Recipient, parse_recipient
@@ -45,11 +44,9 @@ from miad_cli.seal.places import default_owner, job_identity, job_identity_path
 from miad_cli.study import Group, Study, survey
 from miad_cli.verify import Verdict, verify_file
 from miad_cli.watermark.logo import Bytes, load_logo
-from miad_cli.watermark.marking import BoxSource, Marking
+from miad_cli.watermark.marking import Marking
 
-State = Literal["protected", "skipped", "planned", "passed over", "left out", "failed"]
 OnExists = Literal["fail", "skip", "replace", "resume"]
-Rectangle = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -59,6 +56,7 @@ class Request:
     `profile` None chooses one for each picture by its attributes. `overrides` replace settings
     of whatever profile is chosen, table by table. `mask` is a file or a folder of lesion masks;
     without it the models' attention says what the logo keeps off, with `anywhere` nothing does.
+    `copy_others` takes objects without a picture along, under new UIDs.
     Without `recipients` an identity is made for this output folder, in the user's data directory
     or at `key_out`. Without `owner` this user's own key signs; `owner_passphrase` is called if
     that one lies under a passphrase.
@@ -79,93 +77,8 @@ class Request:
     seed: int = 2023
     on_exists: OnExists = "fail"
     require_fooled: bool = False
+    copy_others: bool = False
     dry_run: bool = False
-
-
-@dataclass(frozen=True)
-class Protection:
-    """How one picture was protected. Rectangles are x, y, width, height in pixels.
-
-    `lesions` are the boxes that the logo keeps off, `lesions_from` is who named them. `shared` is
-    true where the whole series has the same mark.
-    """
-
-    profile: str
-    task: str | None
-    fooled: bool | None
-    models_fooled: int
-    models: int
-    feature_distance: float
-    queries: int
-    logo: Rectangle
-    alpha: int
-    scale_divisor: int
-    lesions: tuple[Rectangle, ...]
-    lesions_from: BoxSource
-    shared: bool
-    payload: str
-    syntax: str
-    names_a_patient: bool
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one file; `name` and `output` are relative to input and output folder."""
-
-    name: PurePosixPath
-    state: State
-    reason: str = ""
-    hint: str = ""
-    exit_code: int = 0
-    is_picture: bool = True
-    output: PurePosixPath | None = None
-    protection: Protection | None = None
-
-
-@dataclass(frozen=True)
-class Report:
-    """A whole run. `key` is the identity file that was made or reused for it; `masked` says that
-    lesion masks were given."""
-
-    output: Path
-    outcomes: tuple[Outcome, ...]
-    key: Path | None
-    owner_key_id: str
-    provider: str
-    banks: dict[str, str]
-    profiles: dict[str, dict[str, Any]]
-    seed: int
-    require_fooled: bool
-    masked: bool = False
-
-    def count(self, state: State) -> int:
-        return sum(one.state == state for one in self.outcomes)
-
-    @property
-    def protections(self) -> list[Protection]:
-        return [one.protection for one in self.outcomes if one.protection is not None]
-
-    @property
-    def unmarked(self) -> int:
-        """Pictures on which the mask that was given marks nothing."""
-        if not self.masked:
-            return 0
-        return sum(one.lesions_from == "grad-cam" for one in self.protections)
-
-    @property
-    def judged(self) -> list[Protection]:
-        """Pictures of a task that some model knows: only those can be called fooled."""
-        return [one for one in self.protections if one.fooled is not None]
-
-    @property
-    def exit_code(self) -> int:
-        codes = [one.exit_code for one in self.outcomes if one.exit_code]
-        if not any(one.is_picture for one in self.outcomes):
-            codes.append(NoUsableInput.exit_code)
-        if self.require_fooled and not all(one.fooled for one in self.protections):
-            codes.append(TargetNotMet.exit_code)
-        return exit_code_of(codes)
 
 
 def protect(request: Request, progress: Callable[[Outcome, int], None] | None = None) -> Report:
@@ -188,6 +101,8 @@ def protect(request: Request, progress: Callable[[Outcome, int], None] | None = 
             outcomes[file] = run.outcome_of(file, group)
             if progress:
                 progress(outcomes[file], len(files))
+    for file in run.companions.directories:  # made anew from what is in the output by now
+        outcomes[file] = run.companions.directory(file, list(outcomes.values()))
     return run.report([outcomes[file] for file in files])
 
 
@@ -237,7 +152,17 @@ class _Run:
         self._logo_digest = hashlib.sha256(repr(logo.shape).encode() + logo.tobytes()).digest()
         self._group_of = {file: group for group in study.groups for file in group.files}
         self._new_uids: dict[InputFile, str] = {}
-        avoid, self._mask_parts = _what_to_avoid(request, names)
+        self.companions = Companions(
+            output=request.output,
+            names=names,
+            copy=request.copy_others,
+            on_exists=request.on_exists,
+            dry_run=request.dry_run,
+            originals=frozenset((*study.by_sop_uid, *study.series)),
+            new_uid=self._new_uid_for,
+            sealing=self._companion_sealing,
+        )
+        avoid, self._mask_parts = _what_to_avoid(request, study, names)
         self._decisions = Decisions(logo, request.seed, avoid, self._picture_in)
 
     @cached_property
@@ -290,7 +215,7 @@ class _Run:
         if picture is None:
             return Outcome(name, "left out", "not an image", is_picture=False)
         if isinstance(picture, NoPicture):
-            return Outcome(name, "passed over", picture.reason, is_picture=False)
+            return self.companions.other(file, picture.reason)
         if self._keeps(self.request.output / output, file, picture):
             return Outcome(name, "skipped", "there already", output=output)
         if _is_protected(picture, file.path):
@@ -416,6 +341,17 @@ class _Run:
             carrier=profile.seal.carrier,
         )
 
+    def _companion_sealing(self) -> Sealing:
+        """For what is no picture: no profile and no model had a part in it."""
+        return Sealing(
+            owner=self.owner,
+            recipients=self.recipients,
+            series_parts=(self._logo_digest, str(self.request.seed).encode()),
+            bank_digest="",
+            payload="original",
+            carrier="sidecar",
+        )
+
     def report(self, outcomes: Sequence[Outcome]) -> Report:
         sealed = any(one.state == "protected" for one in outcomes)
         if self.key is None and not self.request.recipients:
@@ -429,14 +365,18 @@ class _Run:
             owner_key_id=self.owner.public.key_id if sealed else "",
             provider=self.device.provider,
             banks={name: bank.digest for name, bank in self._banks.items()},
-            profiles={
-                name: {"sha256": profile.digest, **profile.model_dump(mode="json")}
-                for name, profile in self._profiles.items()
-            },
+            profiles={name: _described(profile) for name, profile in self._profiles.items()},
             seed=self.request.seed,
             require_fooled=self.request.require_fooled,
             masked=self.request.mask is not None,
         )
+
+
+def _described(profile: Profile) -> dict[str, Any]:
+    """The resolved profile for a report; models that were named by a path, by its end only."""
+    facts = profile.model_dump(mode="json")
+    facts["models"]["names"] = [Path(name).name for name in profile.models.names]
+    return {"sha256": profile.digest, **facts}
 
 
 _NEVER_PICTURES = (SIDECAR_SUFFIX, ".txt", ".csv", ".json", ".xml", ".pdf", ".html", ".md")
@@ -444,7 +384,7 @@ _NEVER_PICTURES = (SIDECAR_SUFFIX, ".txt", ".csv", ".json", ".xml", ".pdf", ".ht
 
 
 def _what_to_avoid(
-    request: Request, names: Iterable[PurePosixPath]
+    request: Request, study: Study, names: Iterable[PurePosixPath]
 ) -> tuple[Avoid, tuple[bytes, ...]]:
     """What the logo keeps off, and the bytes that a resumed run knows it by."""
     if request.anywhere:
@@ -452,6 +392,12 @@ def _what_to_avoid(
     if request.mask is None:
         return None, ()
     masks = read_masks(request.mask)
+    if masks.of_no_patient and len(study.frames_of_reference) > 1:
+        raise MaskUnusable(
+            f"{request.mask}: {masks.of_no_patient} masks say nothing of the patient they belong "
+            "to, and the input holds several frames of reference",
+            hint="Protect the series one by one, or give the mask as DICOM SEG.",
+        )
     masks.check_names(name for name in names if name.suffix.lower() not in _NEVER_PICTURES)
     return masks, (masks.digest,)
 

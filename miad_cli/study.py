@@ -32,6 +32,7 @@ class Header:
     size: tuple[int, int, int] = (0, 0, 0)
     stack: tuple[object, ...] | None = None
     place: float = 0.0
+    frame_of_reference: str = ""
 
 
 @dataclass(frozen=True)
@@ -52,12 +53,14 @@ class Study:
     Attributes:
         groups: every file is in exactly one.
         by_sop_uid: the first file with that SOP Instance UID.
-        series: Series Instance UIDs that occur.
+        series: the first file of each Series Instance UID.
+        frames_of_reference: Frame of Reference UIDs of the slices that have a place.
     """
 
     groups: tuple[Group, ...]
     by_sop_uid: dict[str, InputFile] = field(default_factory=dict)
     series: dict[str, InputFile] = field(default_factory=dict)
+    frames_of_reference: frozenset[str] = frozenset()
 
 
 def survey(files: Sequence[InputFile]) -> Study:
@@ -65,15 +68,18 @@ def survey(files: Sequence[InputFile]) -> Study:
     together: dict[tuple[object, ...], list[tuple[float, int]]] = defaultdict(list)
     by_sop_uid: dict[str, InputFile] = {}
     series: dict[str, InputFile] = {}
+    frames: set[str] = set()
     for index, file in enumerate(files):
         header = Header() if file.obstacle else read_header(file.path)
         if header.sop_uid:
             by_sop_uid.setdefault(header.sop_uid, file)
         if header.series_uid:
             series.setdefault(header.series_uid, file)
+        if header.stack is not None:
+            frames.add(header.frame_of_reference)
         together[_key(header, index)].append((header.place, index))
     groups = [_group(key, places, files) for key, places in together.items()]
-    return Study(tuple(groups), by_sop_uid, series)
+    return Study(tuple(groups), by_sop_uid, series, frozenset(frames))
 
 
 def _key(header: Header, index: int) -> tuple[object, ...]:
@@ -143,4 +149,4 @@ def _header(dataset: Any) -> Header:
     rounded = tuple(round(value, 3) + 0.0 for value in direction)
     frame_of_reference = str(dataset.get("FrameOfReferenceUID") or "")
     stack = (series_uid, frame_of_reference, header.size, rounded)
-    return Header(sop_uid, series_uid, header.size, stack, round(place, 3))
+    return Header(sop_uid, series_uid, header.size, stack, round(place, 3), frame_of_reference)

@@ -16,7 +16,7 @@ from miad_cli.errors import OutputExists, VerificationFailed
 
 if TYPE_CHECKING:
     from miad_cli.demo import Row
-    from miad_cli.protect import Report
+    from miad_cli.outcomes import Report
 
 
 def demo_command(

@@ -23,7 +23,7 @@ from miad_cli.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from miad_cli.protect import Outcome, Report
+    from miad_cli.outcomes import Outcome, Report
 
 SearchName = Literal["he-sit", "he", "random"]
 PayloadName = Literal["auto", "compact", "original"]
@@ -40,7 +40,8 @@ def protect_command(
         typer.Option("--profile", envvar="MIAD_PROFILE", help="Profile name or .toml file."),
     ] = None,
     models: Annotated[
-        list[str] | None, typer.Option("--models", help="Only these models; repeatable.")
+        list[str] | None,
+        typer.Option("--models", help="Only this model: its name, folder or file; repeatable."),
     ] = None,
     mask: Annotated[
         Path | None,
@@ -78,6 +79,10 @@ def protect_command(
     carrier: Annotated[
         CarrierName | None, typer.Option("--carrier", help="Where the seal travels.")
     ] = None,
+    copy_others: Annotated[
+        bool,
+        typer.Option("--copy-others", help="Take objects without a picture along, under new UIDs."),
+    ] = False,
     require_fooled: Annotated[
         bool, typer.Option("--require-fooled", help="Exit 5 unless every picture fools.")
     ] = False,
@@ -134,6 +139,7 @@ def protect_command(
         seed=seed,
         on_exists="resume" if resume else on_exists,
         require_fooled=require_fooled,
+        copy_others=copy_others,
         dry_run=dry_run,
     )
     with console.progress_bar(manners, "Protecting") as advance:
@@ -185,7 +191,7 @@ def _render_outcome(outcome: Outcome, manners: console.Manners) -> None:
     name, reason = console.clean(outcome.name), console.clean(outcome.reason)
     if outcome.state == "failed":
         console.file_failed(outcome.name, outcome.reason, outcome.hint, manners)
-    elif outcome.state in ("passed over", "left out", "planned"):
+    elif outcome.state in ("copied", "passed over", "left out", "planned"):
         console.say(manners, f"[dim]{outcome.state}[/] {name}: {reason}")
     elif manners.verbose:
         console.say(manners, f"[green]{outcome.state}[/] {name}{_verdict(outcome)}")
@@ -203,6 +209,8 @@ def _verdict(outcome: Outcome) -> str:
 
 
 def _render_summary(report: Report, manners: console.Manners) -> None:
+    from miad_cli.outcomes import DIRECTORY_MADE
+
     done, failed = report.count("protected"), report.count("failed")
     if report.count("planned"):
         console.say(manners, f"{report.count('planned')} would be protected; nothing was written.")
@@ -214,7 +222,7 @@ def _render_summary(report: Report, manners: console.Manners) -> None:
         parts.append(f"{sum(bool(one.fooled) for one in judged)} of {len(judged)} fooled")
     if unknown:
         parts.append(f"{unknown} of a task that no model knows")
-    for state in ("skipped", "passed over", "left out"):
+    for state in ("copied", "skipped", "passed over", "left out"):
         if report.count(state):
             parts.append(f"{report.count(state)} {state}")
     if failed:
@@ -224,6 +232,12 @@ def _render_summary(report: Report, manners: console.Manners) -> None:
         console.say(manners, f"output: {console.clean(report.output)}")
     if report.key is not None:
         console.say(manners, f"key:    {console.clean(report.key)}   keep it: it is the way back")
+    if any(one.state == "copied" and one.reason != DIRECTORY_MADE for one in report.outcomes):
+        console.warn(
+            "copies of objects without a picture hold what was found and said of the patient, "
+            "in clear: look at what you pass on",
+            manners,
+        )
     if report.count("passed over") and done:
         console.warn(
             "some objects were passed over and are not in the output: keep the source", manners
@@ -244,6 +258,8 @@ def _render_summary(report: Report, manners: console.Manners) -> None:
 
 def report_facts(report: Report) -> dict[str, Any]:
     """The report as JSON. It names files by their place in the output, and no patient."""
+    from miad_cli.outcomes import STATES
+
     return {
         "command": "protect",
         "output": report.output.name,
@@ -253,10 +269,7 @@ def report_facts(report: Report) -> dict[str, Any]:
         "seed": report.seed,
         "banks": report.banks,
         "profiles": report.profiles,
-        "counts": {
-            state: report.count(state)
-            for state in ("protected", "skipped", "planned", "passed over", "left out", "failed")
-        },
+        "counts": {state: report.count(state) for state in STATES},
         "fooled": {"of": len(report.judged), "n": sum(bool(one.fooled) for one in report.judged)},
         "files": [_as_facts(outcome) for outcome in report.outcomes],
         "exit_code": report.exit_code,

@@ -41,7 +41,7 @@ SCORED = 3
 WATCHED = 9
 """How many slices or frames are asked for what the models attend to."""
 
-BoxSource = Literal["grad-cam", "mask", "none"]
+BoxSource = Literal["grad-cam", "occlusion", "mask", "none"]
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ def decide(
     """
     jury = _Jury(shots, bank, label)
     if lesions is None:
-        lesions = Lesions(jury.attention(settings), "grad-cam")
+        lesions = Lesions(jury.attention(settings), bank.attention_by)
     image = shots[0].image
     placement = find_placement(logo, image.rows, image.columns, lesions.boxes, settings.divisors)
     for _ in range(ATTEMPTS):

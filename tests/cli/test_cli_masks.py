@@ -144,3 +144,20 @@ def test_another_mask_makes_a_resumed_run_do_it_again(volume, protect, work):
     other = protect("--mask", mask, "--resume")
 
     assert {one["state"] for one in other.json["files"]} == {"protected"}
+
+
+def test_mask_of_no_patient_is_refused_where_there_are_several(volume, make, protect, work, left):
+    mask = write_mask(work / "lesion.nrrd")
+    make.dicom(
+        volume / "other.dcm",
+        77,
+        FrameOfReferenceUID="1.2.3.4",
+        ImagePositionPatient=[0, 0, 0],
+        ImageOrientationPatient=AXIAL,
+    )
+
+    said = protect("--mask", mask)
+
+    assert said.code == 12
+    assert "several frames of reference" in said.err
+    assert left(work / "out") == []
