@@ -16,8 +16,8 @@ from typing import Literal
 from miad_cli import __version__
 from miad_cli.errors import OutputExists, PictureFailed, RestorationMismatch
 from miad_cli.files import InputFile, read_file, write_files
-from miad_cli.imaging.dicom import A_DICOMDIR
-from miad_cli.imaging.dicomdir import build_dicomdir, file_set_id_of
+from miad_cli.imaging.dicom import A_DICOMDIR, is_dicom
+from miad_cli.imaging.dicomdir import DICOMDIR, build_dicomdir, file_set_id_of
 from miad_cli.imaging.digests import facts_digest
 from miad_cli.imaging.others import copy_other
 from miad_cli.instance import Sealing, job_of
@@ -29,8 +29,6 @@ from miad_cli.seal.container import Draft, parse, seal
 from miad_cli.seal.payload import Payload, encode
 
 OnExists = Literal["fail", "skip", "replace", "resume"]
-
-_IN_OUTPUT = ("protected", "skipped", "copied")
 
 
 @dataclass
@@ -82,8 +80,10 @@ class Companions:
         """Make a DICOMDIR for what is in the output below its folder, and seal the original."""
         name, output = file.relative, self.names[file.relative]
         passed = Outcome(name, "passed over", A_DICOMDIR, is_picture=False)
-        written = [one.output for one in outcomes if one.state in _IN_OUTPUT and one.output]
-        below = sorted(one for one in written if output.parent in one.parents)
+        written = [one.output for one in outcomes if one.output and _is_instance(one)]
+        below = sorted(
+            one for one in written if output.parent in one.parents and self._is_dicom(one)
+        )
         if self.dry_run or not below:
             return passed
         try:
@@ -100,6 +100,10 @@ class Companions:
         if made is None:
             return replace(passed, reason=f"{A_DICOMDIR}; {reason}; the original is sealed")
         return replace(passed, state="copied", reason=DIRECTORY_MADE, output=output)
+
+    def _is_dicom(self, output: PurePosixPath) -> bool:
+        with (self.output / output).open("rb") as stream:
+            return is_dicom(stream.read(132))
 
     def _directory_for(
         self, content: bytes, folder: PurePosixPath, files: Sequence[PurePosixPath]
@@ -127,6 +131,12 @@ class Companions:
                 hint="Move it away, or name another folder with -o.",
             )
         return self.on_exists == "skip"
+
+
+def _is_instance(outcome: Outcome) -> bool:
+    """Whether an instance stands in the output: no failure, and no DICOMDIR."""
+    there = outcome.state in ("protected", "skipped", "copied")
+    return there and outcome.reason != DIRECTORY_MADE and outcome.name.name != DICOMDIR
 
 
 def write_companion(

@@ -198,6 +198,16 @@ def test_dry_run_leaves_nothing(reported, protect, work):
     assert not (work / "out").exists()
 
 
+def test_dicomdir_names_what_is_dicom_only(medium, make, protect, work):
+    make.raster(medium / "photo.png", make.grey())
+
+    said = protect()
+
+    assert said.file("photo.png")["state"] == "protected"
+    assert said.file("DICOMDIR")["state"] == "copied"
+    assert len(named_in(work / "out" / "DICOMDIR")) == 3
+
+
 @pytest.mark.parametrize("again", [("--resume",), ("--on-exists", "replace")])
 def test_again(reported, protect, miad, work, again):
     protect("--copy-others")

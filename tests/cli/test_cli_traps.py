@@ -3,14 +3,39 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
 import struct
+import sys
+import time
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 
 import pytest
 from pydicom import dcmread, dcmwrite
 from pydicom.uid import JPEG2000Lossless, RLELossless
+
+LONGEST_SECONDS = 60
+LARGEST_GROWTH = 400
+"""MiB by which a test may raise the peak of this process, models and all."""
+
+
+@pytest.fixture(autouse=True)
+def bounded(record_property) -> Iterator[None]:
+    """The time and the memory that a trap may take."""
+    before, started = peak_mebibytes(), time.perf_counter()
+    yield
+    seconds, growth = time.perf_counter() - started, peak_mebibytes() - before
+    record_property("seconds", round(seconds, 2))
+    record_property("mebibytes", round(growth))
+    assert seconds < LONGEST_SECONDS
+    assert growth < LARGEST_GROWTH
+
+
+def peak_mebibytes() -> float:
+    unit = 1 << 20 if sys.platform == "darwin" else 1 << 10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 def restored_or_refused(miad, study: Path, logo: Path, work: Path) -> dict[str, str]:
@@ -86,3 +111,82 @@ def test_offset_tables_basic_and_extended(miad, study, logo, work, extended):
     states = restored_or_refused(miad, study, logo, work)
 
     assert states["one.dcm"] == "protected"
+
+
+def test_two_pictures_of_one_uid_get_two(miad, study, logo, work, make):
+    first, second = dcmread(study / "one.dcm"), dcmread(study / "deep" / "two.dcm")
+    second.SOPInstanceUID = second.file_meta.MediaStorageSOPInstanceUID = first.SOPInstanceUID
+    second.save_as(study / "deep" / "two.dcm")
+
+    states = restored_or_refused(miad, study, logo, work)
+
+    assert set(states.values()) == {"protected"}
+    written = [dcmread(work / "out" / name).SOPInstanceUID for name in states]
+    assert len({first.SOPInstanceUID, *written}) == 3
+
+
+def test_a_file_that_is_protected_already(miad, study, logo, work):
+    assert miad("protect", study, "--logo", logo, "-o", "once", "--search", "random").code == 0
+
+    said = miad("protect", "once", "--logo", logo, "-o", "twice", "--search", "random", "--json")
+
+    assert said.code == 3
+    assert [one["reason"] for one in said.json["files"] if one["state"] == "failed"] == [
+        "is protected already"
+    ] * 2
+    assert not list((work / "twice").glob("**/*.dcm"))
+
+
+@pytest.mark.parametrize("creator", ["SOMEBODY ELSE", "MIAD 2"])
+def test_a_private_block_of_somebody_else_at_our_place(miad, study, logo, work, creator):
+    dataset = dcmread(study / "one.dcm")
+    block = dataset.private_block(0x4D49, creator, create=True)
+    block.add_new(0x02, "OB", b"theirs")
+    dataset.save_as(study / "one.dcm")
+
+    states = restored_or_refused(miad, study, logo, work)
+
+    assert states["one.dcm"] == "protected"
+    written = dcmread(work / "out" / "one.dcm")
+    assert written.private_block(0x4D49, creator)[0x02].value == b"theirs"
+
+
+def test_a_private_block_under_our_name_that_is_not_ours(miad, study, logo, work):
+    dataset = dcmread(study / "one.dcm")
+    dataset.private_block(0x4D49, "MIAD", create=True).add_new(0x02, "OB", b"theirs")
+    dataset.save_as(study / "one.dcm")
+
+    states = restored_or_refused(miad, study, logo, work)
+
+    assert states == {"deep/two.dcm": "protected", "one.dcm": "failed"}
+
+
+@pytest.mark.filterwarnings("ignore")  # pydicom's about such UIDs
+@pytest.mark.parametrize("uid", ["../../../evil", "1.2\0.3", "1." + "2" * 80, "..", "/etc/passwd"])
+def test_a_uid_is_data_and_never_a_path(miad, study, logo, work, left, uid):
+    dataset = dcmread(study / "one.dcm")
+    for keyword in ("SOPInstanceUID", "SeriesInstanceUID"):
+        dataset[keyword]._value = uid
+    dataset.save_as(study / "one.dcm")
+
+    states = restored_or_refused(miad, study, logo, work)
+
+    assert set(states.values()) == {"protected"}
+    assert {name.split("/")[0] for name in left(work)} == {
+        "back", "hospital.png", "key.txt", "out", "study",
+    }  # fmt: skip
+    assert left(work / "out") == [
+        "deep/two.dcm", "deep/two.dcm.miad", "one.dcm", "one.dcm.miad",
+    ]  # fmt: skip
+    assert uid not in str(dcmread(work / "out" / "one.dcm").SOPInstanceUID)
+
+
+@pytest.mark.parametrize("rows", [65535, 13])
+def test_a_header_that_promises_more_than_is_there(miad, study, logo, work, rows):
+    dataset = dcmread(study / "one.dcm")
+    dataset.Rows = dataset.Columns = rows if rows == 65535 else dataset.Columns + rows
+    dataset.save_as(study / "one.dcm")
+
+    states = restored_or_refused(miad, study, logo, work)
+
+    assert states == {"deep/two.dcm": "protected", "one.dcm": "failed"}
