@@ -10,7 +10,17 @@ from typing import Annotated
 import typer
 
 from miad_cli import __version__
-from miad_cli.commands import demo, keys, models, profiles, protect, unlock, verify
+from miad_cli.commands import (
+    demo,
+    keys,
+    models,
+    pacs_check,
+    profiles,
+    protect,
+    send,
+    unlock,
+    verify,
+)
 from miad_cli.console import print_json, report_error
 from miad_cli.errors import Interrupted, MiadError
 
@@ -26,6 +36,8 @@ app = typer.Typer(
 app.command("protect")(protect.protect_command)
 app.command("unlock")(unlock.unlock_command)
 app.command("verify")(verify.verify_command)
+app.command("send")(send.send_command)
+app.command("pacs-check")(pacs_check.pacs_check_command)
 app.command("demo")(demo.demo_command)
 app.add_typer(keys.keys_app, name="keys")
 app.add_typer(models.models_app, name="models")

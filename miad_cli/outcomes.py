@@ -77,6 +77,11 @@ class Report:
         return sum(one.state == state for one in self.outcomes)
 
     @property
+    def in_output(self) -> int:
+        """Pictures that stand in the output, made now or before."""
+        return sum(one.state in ("protected", "skipped") for one in self.outcomes)
+
+    @property
     def protections(self) -> list[Protection]:
         return [one.protection for one in self.outcomes if one.protection is not None]
 

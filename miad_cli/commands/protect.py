@@ -21,9 +21,18 @@ from miad_cli.commands.options import (
     SignWith,
     Verbose,
 )
+from miad_cli.commands.send import (
+    Destinations,
+    NotClinical,
+    chosen_destination,
+    render_send,
+    send_facts,
+)
+from miad_cli.errors import MiadError, exit_code_of
 
 if TYPE_CHECKING:
     from miad_cli.outcomes import Outcome, Report
+    from miad_cli.send import SendReport
 
 SearchName = Literal["he-sit", "he", "random"]
 PayloadName = Literal["auto", "compact", "original"]
@@ -92,6 +101,15 @@ def protect_command(
     resume: Annotated[
         bool, typer.Option("--resume", help="Keep what is there and authentic, do the rest.")
     ] = False,
+    dest: Annotated[
+        str | None,
+        typer.Option(
+            "--dest",
+            help="Send the result there: a name, AET@HOST:PORT or https://… (see miad send).",
+        ),
+    ] = None,
+    destinations: Destinations = None,
+    not_clinical: NotClinical = False,
     device: Annotated[
         str, typer.Option("--device", envvar="MIAD_DEVICE", help="auto, cpu, cuda or cuda:N.")
     ] = "auto",
@@ -109,16 +127,21 @@ def protect_command(
 ) -> None:
     """Copy pictures with your logo where it hurts AI diagnosis most, and seal the originals."""
     from miad_cli.commands.passphrases import Passphrases
-    from miad_cli.commands.trust import read_owner, read_recipients
+    from miad_cli.commands.trust import read_owner, read_recipients, trusted_owners
     from miad_cli.files import check_report_place, default_output
     from miad_cli.profiles import named_profile
     from miad_cli.protect import Request, protect
     from miad_cli.seal.places import own_key_path
+    from miad_cli.send import Wishes, send_study
 
     if report is not None:
         check_report_place(report, inputs)
     manners = console.Manners(as_json, log_json, quiet, verbose)
     passphrases = Passphrases(passphrase_fd, passphrase_command, no_input)
+    destination = None
+    if dest is not None:  # what is wrong with it is said before anything is protected
+        destination = chosen_destination(dest, destinations, manners)
+        destination.check_purpose(not_clinical)
     chosen = named_profile(profile) if profile else None
     recipients = read_recipients(to, to_file)
     if not recipients and chosen is not None and chosen.recipients_file is not None:
@@ -150,8 +173,23 @@ def protect_command(
                 console.log_line(_as_facts(outcome))
 
         result = protect(request, follow)
-    _render(result, manners, report)
-    raise typer.Exit(result.exit_code)
+    sent: SendReport | MiadError | None = None
+    if destination is not None and result.in_output and not dry_run:
+        signed_by = [request.owner.public] if request.owner else []
+        try:
+            sent = send_study(
+                [request.output],
+                destination,
+                [*signed_by, *trusted_owners(None, None, manners)],
+                Wishes(resume=resume),
+                not_clinical=not_clinical,
+                passphrase=passphrases.of,
+            )
+        except MiadError as error:  # what was protected stands, and its key has to be named
+            sent = error
+    code = exit_code_of([result.exit_code, sent.exit_code if sent else 0])
+    _render(result, sent, code, manners, report)
+    raise typer.Exit(code)
 
 
 def _overrides(
@@ -174,13 +212,27 @@ def _overrides(
     return {table: settings for table, settings in given.items() if settings}
 
 
-def _render(report: Report, manners: console.Manners, path: Path | None) -> None:
-    facts = report_facts(report)
+def _render(
+    report: Report,
+    sent: SendReport | MiadError | None,
+    code: int,
+    manners: console.Manners,
+    path: Path | None,
+) -> None:
+    facts = report_facts(report) | {"exit_code": code}
+    if isinstance(sent, MiadError):
+        facts["sent"] = {"error": sent.message, "hint": sent.hint, "exit_code": sent.exit_code}
+    elif sent is not None:
+        facts["sent"] = send_facts(sent)
     if manners.as_json:
         console.print_json(facts)
     for outcome in report.outcomes:
         _render_outcome(outcome, manners)
     _render_summary(report, manners)
+    if isinstance(sent, MiadError):
+        console.report_error(sent, as_log_line=manners.log_json)
+    elif sent is not None:
+        render_send(sent, manners)
     if path is not None:
         from miad_cli.files import write_report
 
