@@ -26,7 +26,7 @@ from miad_cli.errors import (
     VerificationFailed,
     exit_code_of,
 )
-from miad_cli.files import InputFile, collect_inputs, read_file, write_files
+from miad_cli.files import LINK, InputFile, collect_inputs, read_file, write_files
 from miad_cli.imaging.dicom import NoPicture, is_dicom
 from miad_cli.imaging.glance import glance_at
 from miad_cli.imaging.picture import Identity as PictureIdentity
@@ -174,6 +174,10 @@ def _verified(
     file: InputFile,
 ) -> Verification:
     """The verdict on one of many files; an error of ours is one, and does not stop the others."""
+    if file.obstacle == LINK:
+        return Verification(file.relative, Verdict.NO_PICTURE, LINK)
+    if file.obstacle:
+        return _bad(file.relative, Verdict.UNREADABLE, file.obstacle)
     try:
         return verify_file(file.path, owners, identities, file.relative, drawings)
     except MiadError:

@@ -581,3 +581,13 @@ def test_a_lossy_copy_is_refused_with_the_reason_where_the_seal_is_compact(miad,
     assert "the original cannot be rebuilt" in said.err
     assert "lossy compression changes pixels" in said.err
     assert not list((work / "out").glob("**/*.dcm"))
+
+
+def test_links_are_not_followed(miad, sealed, work):
+    (sealed.protected / "link.dcm").symlink_to(sealed.study / "one.dcm")
+
+    said = miad("verify", "protected", "--json")
+
+    assert said.code == 0
+    assert said.file("link.dcm")["verdict"] == "no picture"
+    assert "links are not followed" in said.file("link.dcm")["reason"]
