@@ -16,6 +16,7 @@ MiadError                     1   something of ours broke
 ├── KeyUnusable               7   no key opens it, or the key cannot be read
 ├── OutputExists              8   something is in the way
 ├── DeviceUnavailable         9   the GPU that was asked for is not there
+├── PacsFailed               10   the PACS cannot be reached, or refuses what is sent
 ├── ModelUnusable            11   a model is missing or not the one that was shipped
 ├── MaskUnusable             12   a lesion mask is missing or does not fit
 └── Interrupted             130   stopped from the keyboard
@@ -102,6 +103,10 @@ class OutputExists(MiadError):
 
 class DeviceUnavailable(MiadError):
     exit_code = 9
+
+
+class PacsFailed(MiadError):
+    exit_code = 10
 
 
 class ModelUnusable(MiadError):

@@ -11,10 +11,10 @@ from tempfile import TemporaryDirectory
 from time import sleep
 from typing import Any, Literal
 
-from miad_cli.errors import PictureFailed, VerificationFailed, exit_code_of
+from miad_cli.errors import PacsFailed, PictureFailed, VerificationFailed, exit_code_of
 from miad_cli.pacs.destinations import Destination
 from miad_cli.pacs.dicomweb import DicomwebStore
-from miad_cli.pacs.outcome import Fetched, Outcome, PacsFailed, Store
+from miad_cli.pacs.outcome import Fetched, Outcome, Store
 from miad_cli.pacs.security import AskPassphrase
 from miad_cli.pacs.transport import open_store
 from miad_cli.probe import (

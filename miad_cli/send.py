@@ -11,6 +11,7 @@ from typing import Literal
 
 from miad_cli.errors import (
     NoUsableInput,
+    PacsFailed,
     PictureFailed,
     UsageError,
     VerificationFailed,
@@ -22,7 +23,7 @@ from miad_cli.imaging.picture import Identity, container_in, identify, read_pict
 from miad_cli.imaging.raster import raster_format
 from miad_cli.pacs.destinations import Destination
 from miad_cli.pacs.journal import Journal, journal_path, key_of, stored_before
-from miad_cli.pacs.outcome import Fetched, Instance, Outcome, PacsFailed, Store
+from miad_cli.pacs.outcome import Fetched, Instance, Outcome, Store
 from miad_cli.pacs.security import AskPassphrase
 from miad_cli.pacs.statuses import DUPLICATE
 from miad_cli.pacs.transport import open_store

@@ -17,8 +17,9 @@ from pydicom.uid import UID, generate_uid
 from pynetdicom import evt
 from pynetdicom.presentation import build_context
 
+from miad_cli.errors import PacsFailed
 from miad_cli.pacs.destinations import Destination
-from miad_cli.pacs.outcome import Instance, PacsFailed
+from miad_cli.pacs.outcome import Instance
 from miad_cli.pacs.retrieve import Handlers, application_entity, established
 from miad_cli.pacs.security import AskPassphrase, server_context
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from miad_cli.errors import PictureFailed
+from miad_cli.errors import PacsFailed, PictureFailed
 from miad_cli.pacs.destinations import Destination
 from miad_cli.pacs.http import (
     DICOM,
@@ -26,7 +26,7 @@ from miad_cli.pacs.http import (
     Service,
     parts_of,
 )
-from miad_cli.pacs.outcome import Fetched, Instance, Outcome, PacsFailed
+from miad_cli.pacs.outcome import Fetched, Instance, Outcome
 from miad_cli.pacs.security import AskPassphrase
 from miad_cli.pacs.statuses import hint_of, kind_of, sentence_of
 

@@ -28,9 +28,8 @@ from urllib3.exceptions import (
 from urllib3.exceptions import SSLError as TlsError
 
 from miad_cli import __version__
-from miad_cli.errors import UsageError
+from miad_cli.errors import PacsFailed, UsageError
 from miad_cli.pacs.destinations import Destination, Tls
-from miad_cli.pacs.outcome import PacsFailed
 from miad_cli.pacs.security import AskPassphrase, client_context
 
 LARGEST_ANSWER = 32 << 20

@@ -6,17 +6,11 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import ClassVar, Literal, Protocol
+from typing import Literal, Protocol
 
-from miad_cli.errors import MiadError, PictureFailed
+from miad_cli.errors import PictureFailed
 
 State = Literal["stored", "stored with warning", "failed", "kept"]
-
-
-class PacsFailed(MiadError):
-    """The PACS cannot be reached, or does not want what was sent."""
-
-    exit_code: ClassVar[int] = 10
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from miad_cli.errors import PictureFailed
+from miad_cli.errors import PacsFailed, PictureFailed
 from miad_cli.pacs.destinations import Destination
-from miad_cli.pacs.outcome import Fetched, Instance, Outcome, PacsFailed
+from miad_cli.pacs.outcome import Fetched, Instance, Outcome
 from miad_cli.pacs.retrieve import retrieve
 from miad_cli.pacs.security import AskPassphrase, client_context
 from miad_cli.pacs.statuses import hint_of, kind_of, sentence_of

@@ -25,8 +25,8 @@ from pynetdicom.pdu_primitives import (
 from pynetdicom.presentation import build_context
 
 from miad_cli import __version__
+from miad_cli.errors import PacsFailed
 from miad_cli.pacs.destinations import Destination
-from miad_cli.pacs.outcome import PacsFailed
 
 CONTEXT_LIMIT = 128
 """Presentation contexts in one association (PS3.8 9.3.2.2: odd numbers of one byte)."""

@@ -192,9 +192,10 @@ class Server:
         for patient in self.rest("GET", "/patients"):
             self.rest("DELETE", f"/patients/{patient}")
 
-    def introduce(self, aet: str, port: int) -> None:
+    def introduce(self, aet: str, port: int, tls: bool = False) -> None:
         """Tell Orthanc where an application entity listens (C-MOVE, storage commitment)."""
-        self.rest("PUT", f"/modalities/{aet}", {"AET": aet, "Host": self.host, "Port": port})
+        facts = {"AET": aet, "Host": self.host, "Port": port, "UseDicomTls": tls}
+        self.rest("PUT", f"/modalities/{aet}", facts)
 
 
 StartServer = Callable[..., Server]

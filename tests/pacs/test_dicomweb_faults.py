@@ -14,12 +14,12 @@ from servers import HOST
 from web import JSON, Reply, WebServer, stow_answer, uid_of
 from web_instances import instances_of
 
-from miad_cli.errors import UsageError
+from miad_cli.errors import PacsFailed, UsageError
 from miad_cli.pacs import dicomweb
 from miad_cli.pacs.destinations import Auth, Destination, Retries
 from miad_cli.pacs.dicomweb import DicomwebStore, batches
 from miad_cli.pacs.http import Answer, parts_of
-from miad_cli.pacs.outcome import Instance, Outcome, PacsFailed
+from miad_cli.pacs.outcome import Instance, Outcome
 
 RETRIES = Retries(times=3, delay=1, longest=8)
 

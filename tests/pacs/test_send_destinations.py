@@ -54,6 +54,21 @@ def test_paths_count_from_the_folder_of_the_file(toml: Path, tmp_path: Path) -> 
     assert auth.file == tmp_path / "secret.txt"
 
 
+def test_example_of_the_documentation_is_valid(tmp_path: Path) -> None:
+    """docs/pacs.md shows every key, with the defaults where there are some."""
+    page = (Path(__file__).resolve().parents[2] / "docs" / "pacs.md").read_text(encoding="utf-8")
+    path = tmp_path / "destinations.toml"
+    path.write_text(page.split("```toml\n")[1].split("```")[0], encoding="utf-8")
+
+    found = load_destinations(path)
+
+    dimse, web = found["research"], found["web"]
+    assert (dimse.kind, web.kind) == ("dimse", "dicomweb")
+    assert (dimse.timeouts, dimse.retries, dimse.commit) == (web.timeouts, web.retries, web.commit)
+    shown = {*dimse.model_fields_set, *web.model_fields_set}
+    assert shown == set(Destination.model_fields)
+
+
 def test_kinds_and_purposes(toml: Path) -> None:
     found = load_destinations(toml)
 

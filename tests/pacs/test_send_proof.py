@@ -19,7 +19,7 @@ from pyrage import x25519
 from servers import HOST, free_port
 
 from miad_cli.pacs.destinations import Destination
-from miad_cli.pacs.outcome import Fetched, Instance, Outcome
+from miad_cli.pacs.outcome import Fetched, Instance, Outcome, State
 from miad_cli.send import SendReport, Wishes, send_study
 
 Alter = Callable[[bytes], bytes]
@@ -31,14 +31,16 @@ THERE = Destination(
 class Altering:
     """A PACS that changes what it is given."""
 
-    def __init__(self, alter: Alter) -> None:
-        self._alter = alter
+    def __init__(self, alter: Alter, status: int = 0) -> None:
+        self._alter, self._status = alter, status
 
     def check(self) -> None:
         pass
 
     def send(self, instances: Sequence[Instance]) -> Iterator[Outcome]:
-        return (Outcome(one, "stored", 0) for one in instances)
+        state: State = "failed" if self._status else "stored"
+        code = 10 if self._status else 0
+        return (Outcome(one, state, self._status, exit_code=code) for one in instances)
 
     def fetch(self, instances: Sequence[Instance]) -> Iterator[Fetched]:
         return (Fetched(one, self._alter(one.read())) for one in instances)
@@ -125,6 +127,26 @@ def test_what_cannot_be_read_is_found(study: Study, content: bytes) -> None:
     report = read_back(study, lambda sent: content)
 
     assert report.exit_code == 6 and "cannot be read" in report.files[0].reason
+
+
+# --- A UID that is there already ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "state"),
+    [(name_and_number, 0, "stored"), (one_pixel, 10, "failed"), (no_private_block, 10, "failed")],
+)
+def test_duplicate_is_stored_only_if_it_is_the_same(
+    study: Study, change: Callable[[Dataset], None], code: int, state: str
+) -> None:
+    """0x0111, as after a run that was killed between the answer and its note."""
+    store = Altering(altered(change), status=0x0111)
+    report = send_study([study.protected], THERE, [OWNER.public], store=store)
+    again = send_study([study.protected], THERE, [OWNER.public], Wishes(resume=True), store=store)
+
+    assert report.exit_code == code
+    assert {one.state for one in report.files} == {state}
+    assert {one.state for one in again.files} == ({"kept"} if state == "stored" else {"failed"})
 
 
 # --- UIDs from the network --------------------------------------------------------------------

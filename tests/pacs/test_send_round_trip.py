@@ -211,6 +211,30 @@ def test_storage_commitment(
     assert [one["committed"] for one in said["files"]] == [True] * 3
 
 
+def test_storage_commitment_over_tls(
+    study: Study,
+    orthanc_tls: Server,
+    certificates: Certificates,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    listen = free_port()
+    orthanc_tls.introduce("MIAD", listen, tls=True)
+    toml = tmp_path / "destinations.toml"
+    facts = {"aet": orthanc_tls.aet, "port": orthanc_tls.port, "listen": listen, "wait": 20}
+    files = [certificates.ca, certificates.client, certificates.client_key]
+    lines = [f'{key} = "{file}"' for key, file in zip(("ca", "cert", "key"), files, strict=True)]
+    toml.write_text("\n".join([COMMIT.format(**facts), "[there.tls]", *lines, ""]))
+
+    code = miad(
+        "send", study.protected, "--dest", "there", "--destinations", toml, "--commit", "--json"
+    )
+
+    said = json.loads(capfd.readouterr().out)
+    assert code == 0, said
+    assert [one["committed"] for one in said["files"]] == [True] * 3
+
+
 def test_storage_commitment_of_what_was_lost(
     study: Study, orthanc: Server, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
