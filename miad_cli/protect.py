@@ -36,7 +36,7 @@ from miad_cli.instance import Sealing, job_of, new_sop_uid, write_instance
 from miad_cli.models.bank import Bank, load_bank
 from miad_cli.models.session import Device, choose_device
 from miad_cli.outcomes import Outcome, Protection, Report
-from miad_cli.profiles import Profile, fitting_profile, shipped_profiles, with_overrides
+from miad_cli.profiles import GENERAL, Profile, fitting_profile, shipped_profiles, with_overrides
 from miad_cli.seal.carriers import SIDECAR_SUFFIX, is_sidecar, sidecar_of
 from miad_cli.seal.identities import Recipient, parse_recipient
 from miad_cli.seal.owner import OwnerKey
@@ -147,6 +147,9 @@ class _Run:
         self.names = names
         self.key: Path | None = None
         self._shipped = shipped_profiles()
+        # A profile that is chosen by attributes cannot be asked before the file is read.
+        limits = (request.profile or self._shipped[GENERAL]).limits
+        self._largest = limits.decoded_mib << 20
         self._profiles: dict[str, Profile] = {}
         self._banks: dict[str, Bank] = {}
         self._logo_digest = hashlib.sha256(repr(logo.shape).encode() + logo.tobytes()).digest()
@@ -211,7 +214,7 @@ class _Run:
             return Outcome(name, "left out", "a sidecar of miad", is_picture=False)
         if file.obstacle == LINK:
             return Outcome(name, "left out", LINK, is_picture=False)
-        picture = _read(file)
+        picture = _read(file, self._largest)
         if picture is None:
             return Outcome(name, "left out", "not an image", is_picture=False)
         if isinstance(picture, NoPicture):
@@ -303,7 +306,7 @@ class _Run:
 
     def _picture_in(self, file: InputFile) -> Picture | None:
         try:
-            picture = _read(file)
+            picture = _read(file, self._largest)
         except PictureFailed:
             return None
         return None if isinstance(picture, NoPicture) else picture
@@ -409,11 +412,12 @@ class _Unreadable(PictureFailed):
     """There may be a picture in the file, but nothing of it could be read."""
 
 
-def _read(file: InputFile) -> Picture | NoPicture | None:
+def _read(file: InputFile, largest: int) -> Picture | NoPicture | None:
+    """What is in a file; `largest` is the most bytes of decoded pixels that it may have."""
     try:
         if file.obstacle:
             raise PictureFailed(file.obstacle)
-        return read_picture(read_file(file.path), file.path)
+        return read_picture(read_file(file.path), file.path, largest)
     except PictureFailed as error:
         raise _Unreadable(error.message, error.hint) from error
 

@@ -30,8 +30,9 @@ from miad_cli.files import (
     remove_abandoned_parts,
     write_files,
 )
-from miad_cli.imaging.picture import container_in, read_picture
-from miad_cli.imaging.raster import container_in_png, raster_format
+from miad_cli.imaging.dicom import is_dicom
+from miad_cli.imaging.picture import container_in, container_in_file, read_picture
+from miad_cli.imaging.raster import raster_format
 from miad_cli.restoration import restore
 from miad_cli.seal.carriers import is_sidecar, parse_copies, picture_of, read_sidecar
 from miad_cli.seal.container import Container, check_signature, open_payload
@@ -180,11 +181,11 @@ def _embedded(content: bytes, path: Path) -> tuple[bytes | None, bool]:
     """The container inside a file, and whether the file is an image at all.
 
     A picture that cannot be read any more does not matter yet: its sidecar may hold the original.
-    The pixels of a PNG are never needed, so they are not decoded.
+    Pixels are not needed yet, so none are decoded.
     """
-    if raster_format(content[:16]):
-        return container_in_png(content), True
     try:
+        if raster_format(content[:16]) or is_dicom(content[:132]):
+            return container_in_file(content), True
         picture = read_picture(content, path)
     except PictureFailed:
         return None, True

@@ -27,7 +27,7 @@ from miad_cli.errors import (
     exit_code_of,
 )
 from miad_cli.files import LINK, InputFile, collect_inputs, read_file, write_files
-from miad_cli.imaging.dicom import NoPicture, is_dicom
+from miad_cli.imaging.dicom import LARGEST_DECODED, NoPicture, is_dicom
 from miad_cli.imaging.glance import glance_at
 from miad_cli.imaging.picture import Identity as PictureIdentity
 from miad_cli.imaging.picture import Picture, container_in, identify, read_picture
@@ -209,7 +209,8 @@ def verify_file(
         content = read_file(path)
         if not identities and (found := _at_a_glance(shown, path, content, owners)):
             return found
-        picture = read_picture(content, path)
+        # A file that is as long as its pixels asks for no more memory than it brings.
+        picture = read_picture(content, path, max(LARGEST_DECODED, len(content)))
     except PictureFailed as error:
         return _bad(shown, Verdict.UNREADABLE, error.message)
     if picture is None or isinstance(picture, NoPicture):

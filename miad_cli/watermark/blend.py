@@ -195,7 +195,8 @@ def unblend_frames(
     Raises:
         ValueError: the stream does not fit the region under the logo.
     """
-    planes, bands = np.zeros(0), []
+    planes: Bytes = np.zeros(0, np.uint8)
+    bands: list[_Band] = []
     for number, frame in enumerate(marked):
         if not bands:
             planes = _planes(stream, (frames, *mark.logo.shape[:2], frame.shape[-1]))

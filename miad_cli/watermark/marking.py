@@ -183,7 +183,9 @@ def decide(
     if lesions is None:
         lesions = Lesions(jury.attention(settings), bank.attention_by)
     image = shots[0].image
-    placement = find_placement(logo, image.rows, image.columns, lesions.boxes, settings.divisors)
+    placement = find_placement(
+        logo, image.rows, image.columns, lesions.boxes, settings.divisors, image.pixel_aspect
+    )
     for _ in range(ATTEMPTS):
         found = _search(placement, jury, settings, generator)
         mark = placement.mark(found.candidate)
