@@ -13,19 +13,18 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal, Protocol
 
 import numpy as np
-from pydicom import Dataset
 from pydicom.uid import UID
 
 from miad_cli import __version__
 from miad_cli.errors import PictureFailed, RestorationMismatch
 from miad_cli.files import write_files
 from miad_cli.imaging.derivation import (
+    Derived,
     NewIdentity,
     derive_instance,
     embed_container,
-    encode_instance,
 )
-from miad_cli.imaging.dicom import DicomPicture
+from miad_cli.imaging.dicom import LARGEST_DECODED, DicomPicture
 from miad_cli.imaging.digests import pixels_digest
 from miad_cli.imaging.image import Stored
 from miad_cli.imaging.picture import (
@@ -38,7 +37,7 @@ from miad_cli.imaging.picture import (
     read_picture,
 )
 from miad_cli.imaging.raster import RasterPicture, embed_in_png, write_png
-from miad_cli.restoration import layout_facts, restore
+from miad_cli.restoration import layout_facts, restores
 from miad_cli.seal.carriers import SIDECAR_SUFFIX, sidecar_of
 from miad_cli.seal.container import Draft, seal
 from miad_cli.seal.identities import Recipient
@@ -49,6 +48,8 @@ from miad_cli.watermark.marking import Marking
 from miad_cli.watermark.recipe import recipe_of
 
 Mode = Literal["compact", "original"]
+
+_PIECE = 1 << 20
 
 _METHOD = "Logo blended into the pixels at a place found by search; not for diagnosis"
 
@@ -103,20 +104,30 @@ def write_instance(
         PictureFailed: the picture cannot be written, or not so that it could be restored.
     """
     bare = _bare_file(picture, marking.stored, sealing, reference or sealing.dangling_uid)
-    written = _reread(bare.content)
-    identity, evidence = identify(written), evidence_of(written)
-    for mode in _modes(sealing.payload, picture):
+    identity, evidence = _described(bare.content(), marking)
+    syntax, embedded = bare.syntax, sealing.carrier != "sidecar"
+    modes = _modes(sealing.payload, picture)
+    for mode in modes:
         payload = _payload(mode, identity, original_name, picture, marking, sealing)
         container = _sealed(payload, identity, evidence, sealing)
+        protected = bare.with_container(container) if embedded else bare.content()
+        if mode == modes[-1]:
+            del bare  # there is one copy less of the pixels while the rest is done
         try:
-            _write_proved(output, bare, container, payload, picture, marking, sealing.carrier)
+            _write_proved(output, protected, container, payload, picture, marking, sealing.carrier)
         except RestorationMismatch:
             continue  # a layout that the compact payload cannot undo; the original's bytes can
-        return WrittenInstance(mode, bare.syntax)
+        return WrittenInstance(mode, syntax)
     raise PictureFailed(
         "the original could not be restored from what would be written, so nothing was kept",
         hint="Use --payload original.",
     )
+
+
+def _described(content: bytes, marking: Marking) -> tuple[Identity, Evidence]:
+    """What a signature is made over, of a file as it would be read."""
+    written = _reread(content, marking.stored)
+    return identify(written), evidence_of(written)
 
 
 def _modes(wanted: str, picture: Picture) -> tuple[Mode, ...]:
@@ -134,7 +145,6 @@ def _modes(wanted: str, picture: Picture) -> tuple[Mode, ...]:
 class _Bare(Protocol):
     """A protected file before its container is put in."""
 
-    @property
     def content(self) -> bytes: ...
 
     @property
@@ -145,22 +155,29 @@ class _Bare(Protocol):
 
 @dataclass(frozen=True)
 class _BarePng:
-    content: bytes
+    png: bytes
     syntax: str = "PNG"
 
+    def content(self) -> bytes:
+        return self.png
+
     def with_container(self, container: bytes) -> bytes:
-        return embed_in_png(self.content, container)
+        return embed_in_png(self.png, container)
 
 
 @dataclass(frozen=True, eq=False)
 class _BareInstance:
-    dataset: Dataset
-    content: bytes
+    """Encoded whenever it is asked for: its bytes are as many as the picture's."""
+
+    derived: Derived
     syntax: str
 
+    def content(self) -> bytes:
+        return self.derived.encode()
+
     def with_container(self, container: bytes) -> bytes:
-        embed_container(self.dataset, container)
-        return encode_instance(self.dataset)
+        embed_container(self.derived.dataset, container)
+        return self.derived.encode()
 
 
 def _bare_file(
@@ -173,9 +190,8 @@ def _bare_file(
         sealing.new_series_uid(str(picture.dataset.get("SeriesInstanceUID") or "")),
         reference,
     )
-    dataset = derive_instance(picture, stored, identity, _METHOD)
-    syntax = UID(dataset.file_meta.TransferSyntaxUID).name
-    return _BareInstance(dataset, encode_instance(dataset), syntax)
+    derived = derive_instance(picture, stored, identity, _METHOD)
+    return _BareInstance(derived, UID(derived.dataset.file_meta.TransferSyntaxUID).name)
 
 
 def new_sop_uid(picture: DicomPicture, stored: Stored, sealing: Sealing) -> str:
@@ -204,7 +220,7 @@ def _payload(
         recipe["layout"] = layout_facts(picture.layout)
         parts["head"], parts["tail"] = picture.content[:start], picture.content[end:]
         parts["corrections"] = corrections(
-            picture.image.stored, marking.stored, marking.mark, marking.tone
+            _stored(picture), marking.stored, marking.mark, marking.tone
         )
     else:
         parts["original"] = picture.content
@@ -256,7 +272,7 @@ def _sealed(payload: Payload, identity: Identity, evidence: Evidence, sealing: S
 
 def _write_proved(
     output: Path,
-    bare: _Bare,
+    protected: bytes,
     container: bytes,
     payload: Payload,
     picture: Picture,
@@ -264,21 +280,21 @@ def _write_proved(
     carrier: str,
 ) -> None:
     embedded = carrier != "sidecar"
-    protected = bare.with_container(container) if embedded else bare.content
     contents = {output.name: protected}
     if carrier != "embed":
         # The sidecar takes its name first: a picture is never there without its seal.
         contents = {output.name + SIDECAR_SUFFIX: container, **contents}
 
     def prove(parts: dict[str, Path]) -> None:
-        written = parts[output.name].read_bytes()
-        reread = _reread(written)
-        if not np.array_equal(reread.image.stored, marking.stored):
+        if not _holds(parts[output.name], protected):
+            raise PictureFailed("the disk did not keep what was written")
+        reread = _reread(protected, marking.stored)
+        if not _same(_stored(reread), marking.stored):
             raise PictureFailed("the written pixels are not the ones that were decided on")
         carried = container_in(reread)
         if embedded and (carried is None or not carried.startswith(container)):
             raise PictureFailed("the container did not survive in the file")
-        if restore(payload, written) != picture.content:
+        if not restores(payload, protected, picture.content):
             raise RestorationMismatch("the restored file differs from the original")
 
     write_files(output.parent, contents, prove)
@@ -286,9 +302,32 @@ def _write_proved(
         sidecar_of(output).unlink(missing_ok=True)
 
 
-def _reread(content: bytes) -> Picture:
-    """Read back what we made, as a stranger would."""
-    picture = read_picture(content, PurePosixPath("picture"))
+def _holds(path: Path, content: bytes) -> bool:
+    """Whether a file is `content` and nothing else; it is read piece by piece."""
+    position = 0
+    with path.open("rb") as stream:
+        while piece := stream.read(_PIECE):
+            if content[position : position + len(piece)] != piece:
+                return False
+            position += len(piece)
+    return position == len(content)
+
+
+def _same(one: Stored, other: Stored) -> bool:
+    return one.shape == other.shape and all(map(np.array_equal, one, other))
+
+
+def _stored(picture: Picture) -> Stored:
+    """The picture's values, without asking how they are shown."""
+    if isinstance(picture, DicomPicture):
+        return picture.layout.values(picture.words)
+    return picture.image.stored
+
+
+def _reread(content: bytes, stored: Stored) -> Picture:
+    """Read back what we made of `stored`, as a stranger would."""
+    largest = max(LARGEST_DECODED, stored.nbytes)
+    picture = read_picture(content, PurePosixPath("picture"), largest)
     if not isinstance(picture, DicomPicture | RasterPicture):
         raise PictureFailed("what was written is no longer a picture")
     return picture

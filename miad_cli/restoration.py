@@ -7,17 +7,18 @@ here renders, loads a model or imports torch.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
 from miad_cli.errors import ContainerDamaged, RestorationMismatch
-from miad_cli.imaging.dicom import DicomPicture, read_dicom
+from miad_cli.imaging.dicom import LARGEST_DECODED, DicomPicture, read_dicom
 from miad_cli.imaging.image import Stored
 from miad_cli.imaging.picture import read_picture
 from miad_cli.imaging.raster import RasterPicture
 from miad_cli.imaging.words import WordLayout
 from miad_cli.seal.payload import Payload
-from miad_cli.watermark.blend import blend, unblend
+from miad_cli.watermark.blend import blend, unblend_frames
 from miad_cli.watermark.recipe import mark_of
 
 
@@ -32,25 +33,25 @@ def restore(payload: Payload, protected: bytes | None) -> bytes:
         RestorationMismatch: what comes out is not the original (its SHA-256 differs).
         ContainerDamaged: the payload contradicts itself.
     """
-    if payload.mode == "original":
-        original = _part(payload, "original")
-    elif protected is None:
-        raise RestorationMismatch(
-            "only the sidecar is there, and it does not hold the whole original",
-            hint="Put the protected file beside its sidecar.",
-        )
-    else:
-        original = _from_pixels(payload, protected)
-    if (len(original), hashlib.sha256(original).hexdigest()) != (
-        payload.original_length,
-        payload.original_sha256,
-    ):
-        raise RestorationMismatch(
-            "the original cannot be rebuilt: the pixels of the protected file were changed, and "
-            "its compact seal holds only what the logo hid, to be put back into unchanged pixels",
-            hint="Find an unchanged copy of the protected file; lossy compression changes pixels.",
-        )
+    original = b"".join(_pieces(payload, protected))
+    _check(payload, len(original), hashlib.sha256(original))
     return original
+
+
+def restores(payload: Payload, protected: bytes | None, original: bytes) -> bool:
+    """Whether `restore` gives `original`; it is made a frame at a time and never held whole.
+
+    Raises:
+        RestorationMismatch, ContainerDamaged: as `restore` does.
+    """
+    whole, position, digest = memoryview(original), 0, hashlib.sha256()
+    same = True
+    for piece in _pieces(payload, protected):
+        same = same and whole[position : position + len(piece)] == piece
+        position += len(piece)
+        digest.update(piece)
+    _check(payload, position, digest)
+    return same and position == len(original)
 
 
 def marked_again(payload: Payload, original: bytes) -> Stored:
@@ -62,7 +63,8 @@ def marked_again(payload: Payload, original: bytes) -> Stored:
         ContainerDamaged: the recipe cannot be used on this original.
         PictureFailed: the original cannot be decoded here.
     """
-    picture = read_picture(original, PurePosixPath(payload.original_name))
+    name, largest = PurePosixPath(payload.original_name), payload.original_length
+    picture = read_picture(original, name, max(LARGEST_DECODED, largest))
     if not isinstance(picture, DicomPicture | RasterPicture):
         raise ContainerDamaged("what was sealed is no picture")
     try:
@@ -79,11 +81,41 @@ def layout_facts(layout: WordLayout) -> dict[str, int | bool]:
     return dict(vars(layout))
 
 
-def _from_pixels(payload: Payload, protected: bytes) -> bytes:
+def _pieces(payload: Payload, protected: bytes | None) -> Iterator[bytes]:
+    """The original file, piece by piece."""
+    if payload.mode == "original":
+        yield _part(payload, "original")
+    elif protected is None:
+        raise RestorationMismatch(
+            "only the sidecar is there, and it does not hold the whole original",
+            hint="Put the protected file beside its sidecar.",
+        )
+    else:
+        yield _part(payload, "head")
+        yield from _from_pixels(payload, protected)
+        yield _part(payload, "tail")
+
+
+def _check(payload: Payload, length: int, digest: Any) -> None:
+    """Refuse what is not the original.
+
+    Raises:
+        RestorationMismatch: its length or its SHA-256 is another.
+    """
+    if (length, digest.hexdigest()) != (payload.original_length, payload.original_sha256):
+        raise RestorationMismatch(
+            "the original cannot be rebuilt: the pixels of the protected file were changed, and "
+            "its compact seal holds only what the logo hid, to be put back into unchanged pixels",
+            hint="Find an unchanged copy of the protected file; lossy compression changes pixels.",
+        )
+
+
+def _from_pixels(payload: Payload, protected: bytes) -> Iterator[bytes]:
+    """The original's Pixel Data value, frame by frame, of the protected file's pixels."""
     try:
         layout = WordLayout(**_checked_layout(payload.recipe["layout"]))
         mark, tone = mark_of(payload.recipe, _part(payload, "logo"))
-        picture = read_dicom(protected)
+        picture = read_dicom(protected, max(LARGEST_DECODED, payload.original_length))
         if not isinstance(picture, DicomPicture) or picture.words.shape != (
             layout.frames,
             layout.rows,
@@ -91,14 +123,17 @@ def _from_pixels(payload: Payload, protected: bytes) -> bytes:
             layout.samples,
         ):
             raise RestorationMismatch("the protected file no longer holds the picture it was")
-        words = picture.words.astype(f"=u{layout.bits_allocated // 8}")
-        values = unblend(layout.values(words), mark, tone, _part(payload, "corrections"))
-        pixel_data = layout.pixel_data(layout.with_values(words, values))
+        words = picture.words.astype(f"=u{layout.bits_allocated // 8}", copy=False)
+        marked = (layout.values(words[n : n + 1])[0] for n in range(layout.frames))
+        stream = _part(payload, "corrections")
+        frames = enumerate(unblend_frames(marked, layout.frames, mark, tone, stream))
+        yield from layout.pixel_data_of(
+            layout.with_values(words[n : n + 1], values) for n, values in frames
+        )
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise ContainerDamaged(
             f"the sealed recipe is not usable ({type(error).__name__})"
         ) from None
-    return _part(payload, "head") + pixel_data + _part(payload, "tail")
 
 
 def _checked_layout(facts: object) -> dict[str, Any]:

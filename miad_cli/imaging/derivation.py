@@ -7,27 +7,32 @@ becomes is listed in docs/format.md.
 from __future__ import annotations
 
 import contextlib
+import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from io import BytesIO
+from struct import pack
 
-from pydicom import DataElement, Dataset, dcmread, dcmwrite
-from pydicom.dataset import FileMetaDataset
+from pydicom import DataElement, Dataset, dcmwrite
 from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag
 from pydicom.uid import (
     PYDICOM_IMPLEMENTATION_UID,
     UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGLSLossless,
+    NuclearMedicineImageStorage,
     RLELossless,
+    SecondaryCaptureImageStorage,
 )
 
 from miad_cli import __version__
 from miad_cli.errors import PictureFailed
-from miad_cli.imaging.dicom import DicomPicture
+from miad_cli.imaging.dicom import DicomPicture, pixel_element, read_dataset
 from miad_cli.imaging.words import Values
 
 PRIVATE_GROUP = 0x4D49
@@ -43,6 +48,12 @@ DESCRIPTION_PREFIX = "[PROTECTED, NOT FOR DIAGNOSIS] "
 _KEEPS_SYNTAX = (RLELossless, JPEGLSLossless, JPEG2000Lossless)
 """Lossless syntaxes that pydicom's maintained plugins can write again."""
 
+_SMALLEST_JPEG_2000 = 32
+"""Rows and columns that the encoder needs for its six resolutions."""
+
+_NO_DATA = (0x0000, 0x0002, 0xFFFE)
+"""Groups of commands (PS3.7), of file headers and of delimiters that lie about in some files."""
+
 _PALETTE = tuple(
     f"{colour}PaletteColorLookupTable{part}"
     for colour in ("Red", "Green", "Blue", "Alpha")
@@ -53,8 +64,16 @@ _PALETTE = tuple(
 _REFERENCES = (
     "ReferencedSOPInstanceUID",
     "SOPInstanceUIDOfConcatenationSource",
-    "SeriesInstanceUID",
+    "MultiFrameSourceSOPInstanceUID",
+    "ConcatenationUID",
 )
+_NAMES_BELOW = ("SOPInstanceUID", "SeriesInstanceUID")
+"""What names other instances and series too, but inside of sequences only."""
+
+Buffer = bytes | memoryview
+
+_ITEM_TAG = b"\xfe\xff\x00\xe0"
+"""What compressed Pixel Data begins with (PS3.5 A.4)."""
 
 
 @dataclass(frozen=True)
@@ -70,18 +89,38 @@ class NewIdentity:
     reference: Callable[[str], str] = str
 
 
+@dataclass(frozen=True, eq=False)
+class Derived:
+    """A new instance. `dataset` holds no pixels: their value is `pixel_data`, so that it need not
+    be copied as often as the file is encoded."""
+
+    dataset: Dataset
+    pixel_data: Buffer
+
+    def encode(self) -> bytes:
+        """The file's bytes (PS3.10).
+
+        Raises:
+            PictureFailed: the original holds an attribute that cannot be written as DICOM.
+        """
+        return encode_instance(self.dataset, self.pixel_data)
+
+
 def derive_instance(
     picture: DicomPicture, values: Values, identity: NewIdentity, method: str
-) -> Dataset:
-    """The protected instance, without its container.
+) -> Derived:
+    """The protected instance, without its container. It may share memory with `values`.
 
     Args:
         picture: the original.
         values: (frames, rows, columns, samples), what is to be written.
         method: how the picture was changed, for Derivation Description.
     """
-    dataset = dcmread(BytesIO(picture.content))
-    _write_pixels(dataset, picture, values)
+    dataset = read_dataset(picture.content)
+    original_vr = pixel_element(dataset).VR
+    del dataset["PixelData"]
+    _describe_pixels(dataset, picture, values)
+    _drop_what_shows_the_original(dataset)
     _mark_as_derived(dataset, method)
     _replace_uids(
         dataset,
@@ -95,26 +134,45 @@ def derive_instance(
     dataset.file_meta.MediaStorageSOPInstanceUID = UID(identity.sop_instance_uid)
     dataset.SeriesInstanceUID = identity.series_instance_uid
     _mark_series(dataset)
-    _drop_what_shows_the_original(dataset)
-    _write_meta(dataset.file_meta)
-    _keep_syntax(dataset, picture)
-    return dataset
+    _write_meta(dataset)
+    return _with_pixels(dataset, picture, values, original_vr)
 
 
-def encode_instance(dataset: Dataset) -> bytes:
-    """The file's bytes (PS3.10).
+def encode_instance(dataset: Dataset, pixel_data: Buffer | None = None) -> bytes:
+    """The file's bytes (PS3.10), with `pixel_data`, if given, as the value of Pixel Data.
 
     Raises:
         PictureFailed: the original holds an attribute that cannot be written as DICOM.
     """
+    element = (
+        dataset["PixelData"] if "PixelData" in dataset else DataElement("PixelData", "OB", b"")
+    )
+    value = element.value if pixel_data is None else pixel_data
+    # pydicom copies values several times while it writes, so it gets something short to write.
+    token = _ITEM_TAG + secrets.token_bytes(28)
     target = BytesIO()
+    deflated = dataset.file_meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian
     try:
+        element.value = bytes(value) if deflated else token
         dcmwrite(target, dataset, enforce_file_format=True)
+        return _with_value(target.getvalue(), None if deflated else token, value, dataset)
     except Exception as error:  # a value that breaks its VR makes pydicom raise anything
         raise PictureFailed(
             f"an attribute of the original cannot be written as DICOM ({type(error).__name__})"
         ) from error
-    return target.getvalue()
+    finally:
+        element.value = value if pixel_data is None else b""
+
+
+def _with_value(written: bytes, token: bytes | None, value: Buffer, dataset: Dataset) -> bytes:
+    """A file with `value` in place of the token, and with its length in front of it."""
+    if token is None or "PixelData" not in dataset:
+        return written
+    start, file = written.index(token), memoryview(written)
+    order = ">" if dataset.file_meta.TransferSyntaxUID == ExplicitVRBigEndian else "<"
+    undefined = dataset["PixelData"].is_undefined_length
+    length = file[start - 4 : start] if undefined else pack(f"{order}I", len(value))
+    return b"".join([file[: start - 4], length, value, file[start + len(token) :]])
 
 
 def embed_container(dataset: Dataset, container: bytes) -> None:
@@ -138,12 +196,9 @@ def embedded_container(dataset: Dataset) -> bytes | None:
     return bytes(element.value) if isinstance(element.value, bytes) else b""
 
 
-def _write_pixels(dataset: Dataset, picture: DicomPicture, values: Values) -> None:
+def _describe_pixels(dataset: Dataset, picture: DicomPicture, values: Values) -> None:
     layout = picture.layout
-    words = layout.with_values(picture.words, values)
-    pixel_data_vr = dataset["PixelData"].VR
     if not picture.is_native:
-        pixel_data_vr = "OB" if layout.bits_allocated == 8 else "OW"
         dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
         dataset.PhotometricInterpretation = (
             "RGB" if layout.samples == 3 else str(dataset.PhotometricInterpretation)
@@ -151,13 +206,12 @@ def _write_pixels(dataset: Dataset, picture: DicomPicture, values: Values) -> No
         dataset.SamplesPerPixel = layout.samples
         if layout.samples == 3:
             dataset.PlanarConfiguration = 0
+        if str(picture.dataset.PhotometricInterpretation) == "PALETTE COLOR":
+            _delete(dataset, *_PALETTE)  # others may have tables to be shown with beside the pixels
         dataset.BitsAllocated = layout.bits_allocated
         dataset.BitsStored, dataset.HighBit = layout.bits_stored, layout.high_bit
         dataset.PixelRepresentation = int(layout.signed)
-        _delete(dataset, *_PALETTE, "ExtendedOffsetTable", "ExtendedOffsetTableLengths")
-    dataset.PixelData = layout.pixel_data(words)
-    dataset["PixelData"].VR = pixel_data_vr
-    dataset["PixelData"].is_undefined_length = False
+        _delete(dataset, "ExtendedOffsetTable", "ExtendedOffsetTableLengths")
     for keyword, value in (
         ("SmallestImagePixelValue", int(values.min())),
         ("LargestImagePixelValue", int(values.max())),
@@ -166,19 +220,43 @@ def _write_pixels(dataset: Dataset, picture: DicomPicture, values: Values) -> No
             setattr(dataset, keyword, value)
 
 
+def _with_pixels(
+    dataset: Dataset, picture: DicomPicture, values: Values, original_vr: str | None
+) -> Derived:
+    """The instance with its pixels, compressed where the original was compressed without loss
+    and we can write that."""
+    vr = "OB" if picture.layout.bits_allocated == 8 else "OW"  # PS3.5 A.2
+    if picture.is_native:
+        if vr == "OB" and (picture.layout.swapped or original_vr == "OW"):
+            vr = "OW"
+        dataset.add_new("PixelData", vr, b"")
+        words = picture.layout.with_values(picture.words, values)
+        return Derived(dataset, picture.layout.pixel_buffer(words))
+    syntax = UID(picture.dataset.file_meta.TransferSyntaxUID)
+    dataset.add_new("PixelData", vr, b"")
+    if syntax in _KEEPS_SYNTAX and _compressed(dataset, syntax, values):
+        compressed = dataset["PixelData"].value
+        dataset["PixelData"].value = b""
+        return Derived(dataset, compressed)
+    words = picture.layout.with_values(picture.words, values)
+    return Derived(dataset, picture.layout.pixel_buffer(words))
+
+
 def _mark_as_derived(dataset: Dataset, method: str) -> None:
     now = datetime.now(UTC)
     for holder in _image_type_holders(dataset):
         keyword = "ImageType" if holder is dataset else "FrameType"
-        kept = _values(holder.get(keyword))[2:]
-        setattr(holder, keyword, ["DERIVED", "SECONDARY", *kept])
-    dataset.DerivationDescription = method
-    dataset.DerivationCodeSequence = Sequence(
-        [
-            *dataset.get("DerivationCodeSequence", []),
-            _code("ADVWM", "99MIAD", "Visible adversarial watermark"),
-        ]
-    )
+        before = _values(holder.get(keyword))
+        second = (before[1:2] or ["PRIMARY"])[0] if _is_always_primary(dataset) else "SECONDARY"
+        setattr(holder, keyword, ["DERIVED", second, *before[2:]])
+    _describe_derivation(dataset, method)
+    for holder in _derivation_image_holders(dataset):
+        item = Dataset()
+        _describe_derivation(item, method)
+        item.SourceImageSequence = Sequence([])
+        holder.DerivationImageSequence = Sequence(
+            [*holder.get("DerivationImageSequence", []), item]
+        )
     _declare_scheme(dataset)
     dataset.ContributingEquipmentSequence = Sequence(
         [*dataset.get("ContributingEquipmentSequence", []), _equipment(now)]
@@ -186,6 +264,39 @@ def _mark_as_derived(dataset: Dataset, method: str) -> None:
     dataset.InstanceCreationDate = now.strftime("%Y%m%d")
     dataset.InstanceCreationTime = now.strftime("%H%M%S")
     dataset.InstanceCreatorUID = CREATOR_UID
+
+
+def _is_always_primary(dataset: Dataset) -> bool:
+    """Objects that allow no SECONDARY in Image Type (PS3.3 C.8.4.9.1.1, C.8.16.1): those of
+    nuclear medicine, and those with functional groups, which keep what they say."""
+    grouped = any(f"{kind}FunctionalGroupsSequence" in dataset for kind in ("Shared", "PerFrame"))
+    kind = UID(dataset.get("SOPClassUID") or "")
+    return grouped or kind == NuclearMedicineImageStorage or "Enhanced" in kind.name
+
+
+def _describe_derivation(holder: Dataset, method: str) -> None:
+    holder.DerivationDescription = method
+    holder.DerivationCodeSequence = Sequence(
+        [
+            *holder.get("DerivationCodeSequence", []),
+            _code("ADVWM", "99MIAD", "Visible adversarial watermark"),
+        ]
+    )
+
+
+def _derivation_image_holders(dataset: Dataset) -> list[Dataset]:
+    """Where an Enhanced object says how frames were derived (PS3.3 C.7.6.16.2.6): in the groups
+    of every frame, or in the shared ones.
+
+    Only where it does so already or names its evidence: this macro holds a list of sources, for
+    an empty one dciodvfy wants evidence, and evidence would lead to the original.
+    """
+    frames = list(dataset.get("PerFrameFunctionalGroupsSequence", []))
+    if any("DerivationImageSequence" in frame for frame in frames):
+        return frames
+    shared = list(dataset.get("SharedFunctionalGroupsSequence", []))[:1]
+    told = any("DerivationImageSequence" in group for group in shared)
+    return shared if told or dataset.get("SourceImageEvidenceSequence") else []
 
 
 def _values(value: object) -> list[str]:
@@ -245,18 +356,18 @@ def _mark_series(dataset: Dataset) -> None:
 
 def _replace_uids(dataset: Dataset, new: dict[str, str], reference: Callable[[str], str]) -> None:
     """Put the new UIDs wherever, at any depth, the data set names its own old ones, and
-    references in place of those of other instances and series."""
+    references in place of those of other instances and series. The study stays."""
+    kept = ("", str(dataset.get("StudyInstanceUID") or ""))
     for item in _all_items(dataset):
         for tag in list(item.keys()):
             element = _readable(item, tag)
             if element is None or element.VR != "UI":
                 continue
             values = _values(element.value)
-            refers = element.keyword in _REFERENCES and not (
-                item is dataset and element.keyword == "SeriesInstanceUID"
-            )
+            below = item is not dataset and element.keyword in _NAMES_BELOW
+            refers = below or element.keyword in _REFERENCES
             replaced = [
-                new.get(value) or (reference(value) if refers else value) if value else value
+                new.get(value) or (reference(value) if refers and value not in kept else value)
                 for value in values
             ]
             if replaced != values:
@@ -286,6 +397,7 @@ def _readable(item: Dataset, tag: BaseTag) -> DataElement | None:
 
 
 def _drop_what_shows_the_original(dataset: Dataset) -> None:
+    derivations: list[Dataset] = []
     for item in _all_items(dataset):
         _delete(
             item,
@@ -294,6 +406,9 @@ def _drop_what_shows_the_original(dataset: Dataset) -> None:
             "MACParametersSequence",
             "SourceImageSequence",
         )
+        derivations += item.get("DerivationImageSequence") or []
+    for item in derivations:
+        item.SourceImageSequence = Sequence([])  # there it may be empty, but not missing
 
 
 def _delete(dataset: Dataset, *keywords: str) -> None:
@@ -302,23 +417,38 @@ def _delete(dataset: Dataset, *keywords: str) -> None:
             delattr(dataset, keyword)
 
 
-def _write_meta(meta: FileMetaDataset) -> None:
+def _write_meta(dataset: Dataset) -> None:
+    for tag in list(dataset.keys()):
+        if tag >> 16 in _NO_DATA:
+            del dataset[tag]
+    meta = dataset.file_meta
+    if not dataset.get("SOPClassUID") and not meta.get("MediaStorageSOPClassUID"):
+        # A file's header must name a class; the data set itself goes on naming none.
+        meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
     meta.ImplementationClassUID = PYDICOM_IMPLEMENTATION_UID
     meta.ImplementationVersionName = f"MIAD {__version__}"[:16]
 
 
-def _keep_syntax(dataset: Dataset, picture: DicomPicture) -> None:
-    """Compress again where the original was compressed without loss and we can write it."""
-    syntax = UID(picture.dataset.file_meta.TransferSyntaxUID)
-    if picture.is_native or syntax not in _KEEPS_SYNTAX:
-        return
+def _compressed(dataset: Dataset, syntax: UID, values: Values) -> bool:
+    """Give a native data set `values`, compressed; False, and nothing is changed, where that
+    cannot be done."""
+    signed, width = int(dataset.PixelRepresentation), int(dataset.BitsAllocated) // 8
+    pixels = values.astype(f"{'i' if signed else 'u'}{width}", copy=False)
+    if pixels.shape[-1] == 1:
+        pixels = pixels[..., 0]
+    if pixels.shape[0] == 1:
+        pixels = pixels[0]
     native = str(dataset.PhotometricInterpretation)
+    if syntax == JPEG2000Lossless and min(dataset.Rows, dataset.Columns) < _SMALLEST_JPEG_2000:
+        return False
     if syntax == JPEG2000Lossless and native == "RGB":
         # RGB goes in, and this is what it becomes there (PS3.5 8.2.4).
         dataset.PhotometricInterpretation = "YBR_RCT"
     try:
-        dataset.compress(syntax, generate_instance_uid=False)
+        dataset.compress(syntax, pixels, generate_instance_uid=False)
     except (ValueError, RuntimeError, NotImplementedError):
         # Encoders refuse some layouts (16-bit RGB in RLE, say) before they change anything;
         # such a picture stays native.
         dataset.PhotometricInterpretation = native
+        return False
+    return True

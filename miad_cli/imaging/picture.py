@@ -5,10 +5,19 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import PurePath
+from typing import cast
 
 from miad_cli.errors import PictureFailed
 from miad_cli.imaging.derivation import embedded_container
-from miad_cli.imaging.dicom import DicomPicture, NoPicture, is_bare_dicom, is_dicom, read_dicom
+from miad_cli.imaging.dicom import (
+    LARGEST_DECODED,
+    DicomPicture,
+    NoPicture,
+    is_bare_dicom,
+    is_dicom,
+    read_attributes,
+    read_dicom,
+)
 from miad_cli.imaging.digests import (
     fact_digests,
     facts_digest,
@@ -55,24 +64,27 @@ class Evidence:
     attributes: dict[str, str]
 
 
-def read_picture(content: bytes, name: PurePath) -> Picture | NoPicture | None:
+def read_picture(
+    content: bytes, name: PurePath, largest: int = LARGEST_DECODED
+) -> Picture | NoPicture | None:
     """The picture in a file; NoPicture for other DICOM objects; None for what is no image file.
 
     The content decides, not the name. A name that promises a picture which the content is not
-    makes the difference between left out and failed.
+    makes the difference between left out and failed. A DICOM file with more than `largest` bytes
+    of decoded pixels is refused.
 
     Raises:
         PictureFailed: an image file that cannot be read.
     """
     if is_dicom(content[:132]):
-        return read_dicom(content)
+        return read_dicom(content, largest)
     if raster_format(content[:16]):
         return read_raster(content)
     suffix = name.suffix.lower()
     if not content and suffix in ("", *_DICOM_SUFFIXES, *_RASTER_SUFFIXES):
         raise PictureFailed("the file is empty")
     if is_bare_dicom(content[:8]):
-        raise PictureFailed("DICOM without the file header of PS3.10, so its encoding is not known")
+        return read_dicom(content, largest)
     if suffix in _DICOM_SUFFIXES:
         raise PictureFailed("not a DICOM file (no DICM prefix)")
     if suffix in _RASTER_SUFFIXES:
@@ -83,7 +95,7 @@ def read_picture(content: bytes, name: PurePath) -> Picture | NoPicture | None:
 def identify(picture: Picture) -> Identity:
     """The identity of a picture; a container inside the file does not change it."""
     if isinstance(picture, DicomPicture):
-        pixel_data = picture.dataset.PixelData
+        pixel_data = cast("bytes", picture.pixel_data)  # any buffer will do
         of_pixel_data = hashlib.sha256(pixel_data).hexdigest()
         return Identity(
             str(picture.dataset.get("SOPInstanceUID") or ""),
@@ -127,3 +139,17 @@ def container_in(picture: Picture | NoPicture) -> bytes | None:
     if isinstance(picture, DicomPicture):
         return embedded_container(picture.dataset)
     return container_in_png(picture.content)
+
+
+def container_in_file(content: bytes) -> bytes | None:
+    """The container inside the bytes of a file, whatever its pixels are: none is decoded, so it
+    does not matter how many there are or whether they can be decoded here.
+
+    None where there is none. Nothing that can be a container (no bytes) where our block is broken.
+
+    Raises:
+        PictureFailed: a DICOM file that cannot be read, or no image file at all.
+    """
+    if raster_format(content[:16]):
+        return container_in_png(content)
+    return embedded_container(read_attributes(content))

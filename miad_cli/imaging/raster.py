@@ -1,6 +1,8 @@
 """PNG, JPEG and TIFF: read all three, write PNG.
 
-Pillow reads 16-bit colour PNG and TIFF as 8-bit without a word, so those go through SimpleITK.
+Pillow reads 16-bit colour PNG and TIFF as 8-bit without a word, so those go through SimpleITK,
+which in turn knows no 16-bit grey with transparency: that is 4 bytes a pixel and filtered like
+8-bit RGBA (PNG 9.2), so as that Pillow reads and writes it.
 """
 
 from __future__ import annotations
@@ -31,6 +33,9 @@ _PHOTOMETRIC, _ORIENTATION = 262, 274
 
 LARGEST_PIXELS = 6000 * 6000 * 4
 """Samples a raster picture may have before it is refused."""
+
+_GREY_WITH_ALPHA, _RGB_WITH_ALPHA = 4, 6
+"""Colour types of PNG (11.2.2)."""
 
 _KEPT_CHUNKS = (b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"pHYs")
 """How the picture is to be shown; texts and EXIF (which holds a thumbnail) are not copied."""
@@ -85,18 +90,19 @@ def read_raster(content: bytes) -> RasterPicture:
             raise PictureFailed(
                 f"the picture cannot be decoded ({type(error).__name__})"
             ) from error
+    kept = tuple(chunk for chunk in png_chunks(content) if chunk[0] in _KEPT_CHUNKS)
+    if not kept:
+        kept = _profile_chunk(content)
     colour, alpha = _split_alpha(samples)
     top = int(np.iinfo(samples.dtype).max)
     photometric = "MONOCHROME2" if colour.shape[2] == 1 else "RGB"
     image = MedicalImage(
-        stored=colour[None].astype(np.int32),
+        stored=colour[None],
         bounds=(0, top),
         window=Window(0, top),
         facts=StudyFacts(photometric_interpretation=photometric),
+        pixel_aspect=_pixel_aspect(kept),
     )
-    kept = tuple(chunk for chunk in png_chunks(content) if chunk[0] in _KEPT_CHUNKS)
-    if not kept:
-        kept = _profile_chunk(content)
     return RasterPicture(content, image, alpha, kept)
 
 
@@ -153,6 +159,16 @@ def _with_chunks(png: bytes, chunks: tuple[tuple[bytes, bytes], ...]) -> bytes:
     return png[:header_end] + b"".join(_chunk(*one) for one in chunks) + png[header_end:]
 
 
+def _pixel_aspect(chunks: tuple[tuple[bytes, bytes], ...]) -> float:
+    """Height of a pixel over its width, as pHYs says (PNG 11.3.5.3: pixels per unit, x and y)."""
+    for kind, data in chunks:
+        if kind == b"pHYs" and len(data) == 9:
+            across, down = struct.unpack(">II", data[:8])
+            if across and down and 0.1 <= across / down <= 10:
+                return float(across / down)
+    return 1.0
+
+
 def _profile_chunk(content: bytes) -> tuple[tuple[bytes, bytes], ...]:
     """The colour profile of a JPEG or TIFF as the chunk a PNG has for it (PNG 11.3.3.3)."""
     with Image.open(io.BytesIO(content)) as opened:
@@ -169,6 +185,8 @@ def _samples(content: bytes) -> NDArray[np.unsignedinteger[Any]]:
             raise PictureFailed(f"{opened.width} x {opened.height} pixels are more than is allowed")
         if getattr(opened, "n_frames", 1) > 1 and opened.format != "MPO":
             raise PictureFailed("an animation or a file of several pages, not one picture")
+        if opened.format == "PNG" and tuple(content[24:26]) == (16, _GREY_WITH_ALPHA):
+            return _upright(_deep_grey_with_alpha(content), opened.getexif().get(_ORIENTATION, 1))
         if _has_16_bit_samples(content, opened) and not opened.mode.startswith("I"):
             samples = _through_simpleitk(content, opened.format or "PNG")
             if opened.format == "TIFF" and opened.tag_v2.get(_PHOTOMETRIC) == 0:  # type: ignore[attr-defined]
@@ -187,6 +205,18 @@ def _samples(content: bytes) -> NDArray[np.unsignedinteger[Any]]:
         mode = _plain_mode(upright)
         samples = np.asarray(upright if upright.mode == mode else upright.convert(mode))
         return samples[..., None] if samples.ndim == 2 else samples
+
+
+def _deep_grey_with_alpha(content: bytes) -> NDArray[np.unsignedinteger[Any]]:
+    with Image.open(io.BytesIO(_relabelled(content, 8, _RGB_WITH_ALPHA))) as opened:
+        filtered_alike = np.asarray(opened)
+    return filtered_alike.view(">u2").astype(np.uint16)
+
+
+def _relabelled(png: bytes, depth: int, colour_type: int) -> bytes:
+    """The PNG with another bit depth and colour type in its header (PNG 11.2.2)."""
+    header = png[16:24] + bytes([depth, colour_type]) + png[26:29]
+    return png[:8] + _chunk(b"IHDR", header) + png[33:]
 
 
 def _upright(
@@ -247,6 +277,9 @@ def _split_alpha(
 
 
 def _encode_png(samples: NDArray[np.unsignedinteger[Any]]) -> bytes:
+    if samples.dtype == np.uint16 and samples.shape[2] == 2:
+        alike = _encode_png(samples.astype(">u2").view(np.uint8))
+        return _relabelled(alike, 16, _GREY_WITH_ALPHA)
     if samples.dtype == np.uint16 and samples.shape[2] > 1:
         return _encode_through_simpleitk(samples)
     target = io.BytesIO()

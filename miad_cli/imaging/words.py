@@ -6,6 +6,7 @@ A word of Bits Allocated holds a value of Bits Stored ending at High Bit; whatev
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -77,70 +78,134 @@ class WordLayout:
         """The bits above High Bit."""
         return ((1 << self.bits_allocated) - 1) & ~((1 << (self.high_bit + 1)) - 1)
 
-    @property
-    def _wide(self) -> type[np.signedinteger[Any]]:
-        return np.int64 if self.bits_allocated > 16 else np.int32
+    def words(self, pixel_data: bytes | memoryview) -> Words:
+        """Words (frames, rows, columns, samples), native byte order, of a Pixel Data value.
 
-    def words(self, pixel_data: bytes) -> Words:
-        """Words (frames, rows, columns, samples), native byte order, of a Pixel Data value."""
+        They are a read-only view of it where its bytes lie as this machine keeps them.
+        """
         if self.swapped:
-            pixel_data = _swap_pairs(pixel_data, self.byte_length)
-        order = ">" if self.big_endian else "<"
-        flat = np.frombuffer(pixel_data, f"{order}u{self.bits_allocated // 8}", self.word_count)
+            pixel_data = _swap_pairs(bytes(pixel_data[: self.byte_length + self.byte_length % 2]))
+        flat = np.frombuffer(pixel_data, self._code, self.word_count)
         if self.planar:
             shaped = flat.reshape(self.frames, self.samples, self.rows, self.columns)
             shaped = shaped.transpose(0, 2, 3, 1)
         else:
             shaped = flat.reshape(self.frames, self.rows, self.columns, self.samples)
-        return shaped.astype(f"=u{self.bits_allocated // 8}")
+        return shaped.astype(f"=u{self.bits_allocated // 8}", copy=False)
 
     def pixel_data(self, words: Words) -> bytes:
         """The Pixel Data value of `words`, padded to even length with a zero byte."""
-        order = ">" if self.big_endian else "<"
-        laid = words.transpose(0, 3, 1, 2) if self.planar else words
-        value = np.ascontiguousarray(laid, dtype=f"{order}u{self.bits_allocated // 8}").tobytes()
+        value = self._laid_out(words).tobytes()
         value += b"\0" * (len(value) % 2)
-        return _swap_pairs(value, len(value)) if self.swapped else value
+        return _swap_pairs(value) if self.swapped else value
+
+    def pixel_buffer(self, words: Words) -> bytes | memoryview:
+        """The same value; a view of `words` where they lie as the file has them."""
+        laid = self._laid_out(words)
+        if self.swapped or laid.nbytes % 2 or not np.shares_memory(laid, words):
+            return self.pixel_data(words)
+        return laid.reshape(-1).view(np.uint8).data
+
+    def pixel_data_of(self, frames: Iterable[Words]) -> Iterator[bytes]:
+        """The same value in pieces, of words (n, rows, columns, samples) that come in turn."""
+        rest = b""
+        for words in frames:
+            piece = rest + self._laid_out(words).tobytes()
+            even = len(piece) - len(piece) % 2
+            piece, rest = piece[:even], piece[even:]
+            yield _swap_pairs(piece) if self.swapped else piece
+        if rest:
+            yield _swap_pairs(rest + b"\0") if self.swapped else rest + b"\0"
 
     def values(self, words: Words) -> Values:
-        """The values in `words`, sign extended; int32, or int64 for 32-bit words."""
-        values = (words.astype(self._wide) & self._value_mask) >> self._shift
-        if self.signed:
-            sign = 1 << (self.bits_stored - 1)
-            values = (values ^ sign) - sign
-        return values
+        """The values in `words`, sign extended, in integers as wide as a word.
+
+        They are a view of `words` where these hold nothing else, as in most files.
+        """
+        kind = f"{'i' if self.signed else 'u'}{words.dtype.itemsize}"
+        if self._are_values(words):
+            return words.view(kind)
+        number = words.dtype.type
+        values = words & number(self._value_mask)
+        values >>= number(self._shift)
+        if self.signed:  # unsigned arithmetic wraps around, which is what extends the sign
+            sign = number(1 << (self.bits_stored - 1))
+            values ^= sign
+            values -= sign
+        return values.view(kind)
 
     def with_values(self, words: Words, values: Values) -> Words:
-        """`words` with their values replaced, every other bit kept (sign extension follows)."""
-        all_bits = (1 << self.bits_allocated) - 1
-        kept = words.astype(self._wide) & (all_bits & ~self._value_mask)
+        """`words` with their values replaced, every other bit kept (sign extension follows).
+
+        The result may share memory with `values`, where words hold nothing else.
+        """
+        if self._are_words(values) and self._holds_nothing_else(words):
+            return values.view(words.dtype)
+        number = words.dtype.type
+        kept = ((1 << self.bits_allocated) - 1) & ~self._value_mask
         if self.sign_extended:
-            kept = (kept & ~self._sign_mask) | np.where(values < 0, self._sign_mask, 0)
-        field = (values.astype(self._wide) << self._shift) & self._value_mask
-        return (field | kept).astype(words.dtype)
+            kept &= ~self._sign_mask
+        replaced = words & number(kept)
+        for index, frame in enumerate(values):
+            field = frame.astype(words.dtype)
+            field <<= number(self._shift)
+            field &= number(self._value_mask)
+            if self.sign_extended:
+                field |= np.where(frame < 0, number(self._sign_mask), number(0))
+            replaced[index] |= field
+        return replaced
 
     def with_sign_of(self, words: Words) -> WordLayout:
         """This layout with `sign_extended` as `words` have it."""
         if not self.signed or not self._sign_mask:
             return replace(self, sign_extended=False)
         if self.high_bit + 1 == self.bits_stored:
-            low, high = self.bounds
-            extended = words.view(f"i{words.dtype.itemsize}")
-            within = low <= int(extended.min()) and int(extended.max()) <= high
-            return replace(self, sign_extended=within)
-        above = words.astype(self._wide) & self._sign_mask
-        expected = np.where(self.values(words) < 0, self._sign_mask, 0)
-        return replace(self, sign_extended=bool(np.array_equal(above, expected)))
+            return replace(self, sign_extended=self._are_values(words))
+        above = words.dtype.type(self._sign_mask)
+        extended = all(
+            np.array_equal(frame & above, np.where(self.values(frame) < 0, above, 0))
+            for frame in words
+        )
+        return replace(self, sign_extended=extended)
 
     def unused_bits(self, words: Words) -> Words | None:
         """The bits of `words` that belong to no value, or None where they say nothing."""
         unused = ((1 << self.bits_allocated) - 1) & ~self._value_mask
         if self.sign_extended:
             unused &= ~self._sign_mask
-        kept = words & words.dtype.type(unused)
-        return kept if kept.any() else None
+        wanted = words.dtype.type(unused)
+        if not unused or not any((frame & wanted).any() for frame in words):
+            return None
+        return words & wanted
+
+    @property
+    def _code(self) -> str:
+        return f"{'>' if self.big_endian else '<'}u{self.bits_allocated // 8}"
+
+    def _laid_out(self, words: Words) -> Words:
+        """Words as they follow each other in the file."""
+        laid = words.transpose(0, 3, 1, 2) if self.planar else words
+        return np.ascontiguousarray(laid, dtype=self._code)
+
+    def _are_values(self, words: Words) -> bool:
+        """Whether each word, taken as an integer of its width, is its value."""
+        if self.bits_stored == self.bits_allocated:
+            return True
+        low, high = self.bounds
+        numbers = words.view(f"{'i' if self.signed else 'u'}{words.dtype.itemsize}")
+        return not self._shift and low <= int(numbers.min()) and int(numbers.max()) <= high
+
+    def _are_words(self, values: Values) -> bool:
+        """Whether values, as they are in memory, can be words."""
+        return values.dtype == np.dtype(
+            f"{'i' if self.signed else 'u'}{self.bits_allocated // 8}"
+        ) and self._are_values(values.view(f"u{self.bits_allocated // 8}"))
+
+    def _holds_nothing_else(self, words: Words) -> bool:
+        full = self.bits_stored == self.bits_allocated
+        return full or ((self.sign_extended or not self.signed) and self._are_values(words))
 
 
-def _swap_pairs(value: bytes, length: int) -> bytes:
-    even = value[: length + length % 2]
-    return np.frombuffer(even, "<u2").byteswap().tobytes()
+def _swap_pairs(value: bytes) -> bytes:
+    """Bytes of an even number with their pairs swapped."""
+    return np.frombuffer(value, "<u2").byteswap().tobytes()

@@ -56,16 +56,21 @@ def test_a_link_is_named(miad, study, logo):
     assert states["link.dcm"] == "left out"
 
 
-def test_dicom_without_its_header_fails_instead_of_being_left_out(miad, study, logo):
+def test_dicom_without_its_header_is_protected_and_comes_back_without(miad, study, logo, work):
     dataset = dcmread(study / "one.dcm")
     dataset.save_as(study / "bare", enforce_file_format=False, implicit_vr=False)
     bare = (study / "bare").read_bytes()
     (study / "bare").write_bytes(bare[bare.index(b"DICM") + 4 :] if b"DICM" in bare else bare)
 
-    said = miad("protect", "study", "--logo", logo, "--search", "random")
+    bare = (study / "bare").read_bytes()
+    assert bare[128:132] != b"DICM"
 
-    assert said.code == 3
-    assert "failed bare: DICOM without the file header" in said.err
+    line = ("protect", "study", "--logo", logo, "--search", "random")
+    assert miad(*line, "-o", "out", "--key-out", "key.txt").code == 0
+
+    assert (work / "out" / "bare").read_bytes()[128:132] == b"DICM"
+    assert miad("unlock", "out", "--key", "key.txt", "-o", "back").code == 0
+    assert (work / "back" / "bare").read_bytes() == bare
 
 
 def test_an_old_sidecar_goes_when_the_seal_travels_in_the_file_alone(miad, study, logo, work):

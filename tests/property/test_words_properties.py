@@ -46,8 +46,11 @@ def random_words(layout: WordLayout, seed: int) -> np.ndarray:
 
 
 def random_values(layout: WordLayout, seed: int) -> np.ndarray:
+    """Values of the layout, in integers as wide as its words or, every other time, wider."""
     shape = (layout.frames, layout.rows, layout.columns, layout.samples)
-    return np.random.default_rng(seed).integers(*layout.bounds, shape, np.int64, endpoint=True)
+    values = np.random.default_rng(seed).integers(*layout.bounds, shape, np.int64, endpoint=True)
+    narrow = f"{'i' if layout.signed else 'u'}{layout.bits_allocated // 8}"
+    return values.astype(narrow) if seed % 2 else values
 
 
 def sign_extended(layout: WordLayout, seed: int) -> tuple[WordLayout, np.ndarray]:
@@ -68,6 +71,7 @@ def test_pixel_data_is_read_as_the_standard_lays_it_out(layout: WordLayout, seed
     )
     np.testing.assert_array_equal(layout.words(value), words)
     assert layout.pixel_data(words) == value
+    assert b"".join(layout.pixel_data_of(frame[None] for frame in words)) == value
 
 
 @settings(deadline=None, max_examples=60)
@@ -81,7 +85,9 @@ def test_values_are_the_stored_bits_of_each_word(layout: WordLayout, seed: int) 
         if layout.signed and value >= 1 << (layout.bits_stored - 1):
             value -= 1 << layout.bits_stored
         expected.append(value)
-    assert layout.values(words).reshape(-1).tolist() == expected
+    values = layout.values(words)
+    assert values.reshape(-1).tolist() == expected
+    assert values.dtype.itemsize == words.dtype.itemsize
 
 
 @settings(deadline=None, max_examples=60)
@@ -134,3 +140,15 @@ def test_unused_bits_are_told_and_sign_extension_is_none_of_them(
     np.testing.assert_array_equal(np.zeros_like(outside) if unused is None else unused, outside)
     layout, extended = sign_extended(layout, seed)
     assert layout.with_sign_of(extended).unused_bits(extended) is None
+
+
+@settings(deadline=None, max_examples=60)
+@given(layouts(), SEEDS)
+def test_words_that_hold_only_values_are_not_copied(layout: WordLayout, seed: int) -> None:
+    layout = replace(layout, high_bit=layout.bits_stored - 1)
+    words = layout.with_values(random_words(layout, 0) * 0, random_values(layout, 2 * seed + 1))
+    layout, words = sign_extended(layout, seed) if layout.signed else (layout, words)
+    layout = layout.with_sign_of(words)
+    values = random_values(layout, 2 * seed + 1)
+    assert np.shares_memory(layout.values(words), words)
+    assert np.shares_memory(layout.with_values(words, values), values)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import struct
 from io import BytesIO
 
 import numpy as np
 import pytest
 from helpers import build_dataset, encode, picture_of, ramp
-from pydicom import Dataset, dcmread
+from pydicom import Dataset, dcmread, dcmwrite
 from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
@@ -67,7 +69,7 @@ def derived(dataset: Dataset, values: np.ndarray | None = None) -> Dataset:
     picture = picture_of(dataset)
     values = picture.image.stored if values is None else values
     made = derive_instance(picture, values, NEW, "a logo")
-    return dcmread(BytesIO(encode_instance(made)))
+    return dcmread(BytesIO(made.encode()))
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +103,96 @@ def test_frame_types_say_derived_too() -> None:
     )
     for sequence in (made.SharedFunctionalGroupsSequence, made.PerFrameFunctionalGroupsSequence):
         frame_type = sequence[0].CTImageFrameTypeSequence[0].FrameType
-        assert list(frame_type) == ["DERIVED", "SECONDARY", "VOLUME", "NONE"]
+        assert list(frame_type) == ["DERIVED", "PRIMARY", "VOLUME", "NONE"]
+
+
+def test_frames_are_described_as_derived_where_evidence_is_named() -> None:
+    """PS3.3 C.7.6.16.2.6, in the shared groups where no frame has anything to say yet."""
+    evidence = item(StudyInstanceUID="1.2.3.4.1", ReferencedSeriesSequence=[])
+    made = derived(
+        build_dataset(
+            np.repeat(ramp(), 2, axis=0),
+            SourceImageEvidenceSequence=[evidence],
+            SharedFunctionalGroupsSequence=[item()],
+            PerFrameFunctionalGroupsSequence=[item(), item()],
+        )
+    )
+    (said,) = made.SharedFunctionalGroupsSequence[0].DerivationImageSequence
+    assert said.DerivationDescription == "a logo"
+    assert [one.CodeValue for one in said.DerivationCodeSequence] == ["ADVWM"]
+    assert len(said.SourceImageSequence) == 0
+
+
+def test_frames_without_evidence_name_no_sources() -> None:
+    groups = [item()]
+    made = derived(build_dataset(ramp(), SharedFunctionalGroupsSequence=groups))
+    assert "DerivationImageSequence" not in made.SharedFunctionalGroupsSequence[0]
+
+
+@pytest.mark.parametrize(
+    ("sop_class", "second"),
+    [
+        ("1.2.840.10008.5.1.4.1.1.4.1", "PRIMARY"),  # Enhanced MR
+        ("1.2.840.10008.5.1.4.1.1.20", "PRIMARY"),  # nuclear medicine
+        ("1.2.840.10008.5.1.4.1.1.4", "SECONDARY"),
+    ],
+)
+def test_objects_that_allow_no_secondary_stay_primary(sop_class: str, second: str) -> None:
+    kind = ["ORIGINAL", "PRIMARY", "OTHER"]
+    made = derived(build_dataset(ramp(), SOPClassUID=sop_class, ImageType=kind))
+    assert list(made.ImageType) == ["DERIVED", second, "OTHER"]
+
+
+def test_tables_beside_grey_pixels_stay() -> None:
+    dataset = build_dataset(ramp(), bits_stored=12)
+    dataset.RedPaletteColorLookupTableDescriptor = [256, 0, 16]
+    dataset.compress(RLELossless, generate_instance_uid=False)
+    assert "RedPaletteColorLookupTableDescriptor" in derived(dataset)
+
+
+def test_deep_pixels_are_words_whatever_the_original_called_them() -> None:
+    """PS3.5 A.2: OB would mean that their bytes are not swapped."""
+    dataset = build_dataset(ramp(), syntax=ExplicitVRBigEndian)
+    dataset["PixelData"].VR = "OB"
+    made = derived(dataset)
+    assert made["PixelData"].VR == "OW"
+    np.testing.assert_array_equal(made.pixel_array, ramp()[0, ..., 0])
+
+
+def test_picture_without_a_class_is_stored_as_a_secondary_capture() -> None:
+    dataset, target = build_dataset(ramp()), BytesIO()
+    del dataset.SOPClassUID, dataset.file_meta
+    dcmwrite(target, dataset, implicit_vr=True, little_endian=True)
+    picture = read_dicom(target.getvalue())
+    made = dcmread(BytesIO(derive_instance(picture, picture.words, NEW, "x").encode()))
+    assert made.file_meta.MediaStorageSOPClassUID.name == "Secondary Capture Image Storage"
+    assert "SOPClassUID" not in made
+
+
+def test_what_frames_say_of_their_derivation_is_kept_without_its_source() -> None:
+    before = item(
+        DerivationCodeSequence=[item(CodeValue="113040", CodingSchemeDesignator="DCM")],
+        SourceImageSequence=[item(ReferencedSOPInstanceUID="1.2.3.9")],
+    )
+    types = item(FrameType=["DERIVED", "PRIMARY", "VOLUME", "NONE"])
+    frame = item(DerivationImageSequence=[before], CTImageFrameTypeSequence=[types])
+    made = derived(
+        build_dataset(
+            np.repeat(ramp(), 2, axis=0),
+            SharedFunctionalGroupsSequence=[item()],
+            PerFrameFunctionalGroupsSequence=[frame, frame],
+        )
+    )
+    assert "DerivationImageSequence" not in made.SharedFunctionalGroupsSequence[0]
+    for one in made.PerFrameFunctionalGroupsSequence:
+        first, ours = one.DerivationImageSequence
+        assert first.DerivationCodeSequence[0].CodeValue == "113040"
+        assert ours.DerivationCodeSequence[0].CodeValue == "ADVWM"
+        assert len(first.SourceImageSequence) == len(ours.SourceImageSequence) == 0
+
+
+def test_plain_picture_gets_no_groups() -> None:
+    assert "SharedFunctionalGroupsSequence" not in derived(build_dataset(ramp()))
 
 
 def test_derivation_is_described_and_coded(protected: Dataset) -> None:
@@ -194,8 +285,8 @@ def test_native_picture_keeps_its_syntax_and_every_other_bit(syntax: str) -> Non
     picture = picture_of(dataset)
     values = (4095 - picture.image.stored).astype(np.int32)
     made = derive_instance(picture, values, NEW, "a logo")
-    assert made.file_meta.TransferSyntaxUID == syntax
-    again = read_dicom(encode_instance(made))
+    assert made.dataset.file_meta.TransferSyntaxUID == syntax
+    again = read_dicom(made.encode())
     np.testing.assert_array_equal(again.words, values | 0xA000)
 
 
@@ -207,8 +298,8 @@ def test_lossless_compression_is_kept(syntax: str, signed: bool) -> None:
     picture = picture_of(dataset)
     values = picture.image.stored[:, ::-1].copy()
     made = derive_instance(picture, values, NEW, "a logo")
-    assert made.file_meta.TransferSyntaxUID == syntax
-    again = read_dicom(encode_instance(made))
+    assert made.dataset.file_meta.TransferSyntaxUID == syntax
+    again = read_dicom(made.encode())
     np.testing.assert_array_equal(again.image.stored, values)
     assert again.dataset.SOPInstanceUID == "2.25.111"
 
@@ -220,15 +311,15 @@ def test_lossless_colour_is_what_its_header_says(syntax: str) -> None:
     dataset.compress(syntax, generate_instance_uid=False)
     picture = picture_of(dataset)
     values = picture.image.stored[:, ::-1].copy()
-    again = read_dicom(encode_instance(derive_instance(picture, values, NEW, "a logo")))
+    again = read_dicom(derive_instance(picture, values, NEW, "a logo").encode())
     np.testing.assert_array_equal(again.image.stored, values)
 
 
 def test_attribute_that_cannot_be_written_is_a_failed_picture() -> None:
     made = derive_instance(picture_of(build_dataset(ramp())), ramp().astype(int), NEW, "a logo")
-    made["Rows"]._value = "many"
+    made.dataset["Rows"]._value = "many"
     with pytest.raises(PictureFailed, match="cannot be written as DICOM"):
-        encode_instance(made)
+        made.encode()
 
 
 # --- Private block ----------------------------------------------------------------------------
@@ -296,11 +387,104 @@ def test_uids_of_other_instances_are_not_told() -> None:
     picture = picture_of(dataset)
     identity = NewIdentity("2.25.1", "2.25.2", lambda uid: "2.25.99")
 
-    written = derive_instance(picture, picture.image.stored, identity, "x")
+    made = derive_instance(picture, picture.image.stored, identity, "x")
+    written = made.dataset
 
     (other,) = written.ReferencedImageSequence
     (listed,) = written.StudiesContainingOtherReferencedInstancesSequence
     assert other.ReferencedSOPInstanceUID == "2.25.99"
     assert other.ReferencedSOPClassUID == "1.2.840.10008.5.1.4.1.1.2"
     assert listed.ReferencedSeriesSequence[0].SeriesInstanceUID == "2.25.2"
-    assert b"1.2.3.4.5" not in encode_instance(written)
+    assert b"1.2.3.4.5" not in made.encode()
+
+
+OTHER_INSTANCES = {
+    "ReferencedImageSequence": "1.2.9.1",
+    "ReferencedInstanceSequence": "1.2.9.2",
+    "ConversionSourceAttributesSequence": "1.2.9.3",
+    "ReferencedImageEvidenceSequence": "1.2.9.4",
+    "ReferencedWaveformSequence": "1.2.9.5",
+}
+
+
+def referring() -> Dataset:
+    """References of every kind, at the top, in functional groups and below other sequences."""
+    image = {
+        keyword: [item(ReferencedSOPInstanceUID=uid)] for keyword, uid in OTHER_INSTANCES.items()
+    }
+    frame = item(ReferencedImageSequence=[item(ReferencedSOPInstanceUID="1.2.9.6")])
+    earlier = item(SOPInstanceUID="1.2.9.7", SeriesInstanceUID="1.2.9.8")
+    return build_dataset(
+        ramp(),
+        **image,
+        StudyInstanceUID="1.2.8.1",
+        FrameOfReferenceUID="1.2.8.2",
+        ReferencedFrameOfReferenceSequence=[item(FrameOfReferenceUID="1.2.8.3")],
+        ReferencedStudySequence=[item(ReferencedSOPInstanceUID="1.2.8.1")],
+        SharedFunctionalGroupsSequence=[frame],
+        OriginalAttributesSequence=[item(ModifiedAttributesSequence=[earlier])],
+        SOPInstanceUIDOfConcatenationSource="1.2.9.9",
+        ConcatenationUID="1.2.9.10",
+        SourceImageSequence=[item(ReferencedSOPInstanceUID="1.2.9.11")],
+    )
+
+
+def test_reference_is_asked_for_everything_that_is_referred_to_and_kept() -> None:
+    asked: list[str] = []
+
+    def reference(uid: str) -> str:
+        asked.append(uid)
+        return f"2.25.{len(asked)}"
+
+    picture = picture_of(referring())
+    identity = NewIdentity("2.25.1001", "2.25.1002", reference)
+    made = derive_instance(picture, picture.image.stored, identity, "x")
+
+    assert set(asked) == {*OTHER_INSTANCES.values(), *(f"1.2.9.{n}" for n in range(6, 11))}
+    assert b"1.2.9." not in made.encode()
+
+
+def test_study_and_frames_of_reference_stay_wherever_they_are_named() -> None:
+    made = derived(referring())
+    assert made.StudyInstanceUID == "1.2.8.1"
+    assert made.ReferencedStudySequence[0].ReferencedSOPInstanceUID == "1.2.8.1"
+    assert made.FrameOfReferenceUID == "1.2.8.2"
+    assert made.ReferencedFrameOfReferenceSequence[0].FrameOfReferenceUID == "1.2.8.3"
+
+
+# --- Encoding ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("syntax", [*NATIVE, DeflatedExplicitVRLittleEndian])
+def test_file_is_what_pydicom_writes(syntax: str) -> None:
+    dataset = build_dataset(ramp(), syntax=syntax)
+    dataset.add_new(0xFFFCFFFC, "OB", b"\0\0")  # something behind the pixels
+    plain = encode(dataset)
+    assert encode_instance(dataset) == plain
+    assert dataset.PixelData == build_dataset(ramp(), syntax=syntax).PixelData
+
+
+def test_compressed_file_is_what_pydicom_writes() -> None:
+    dataset = build_dataset(ramp(), bits_stored=12)
+    dataset.compress(RLELossless, generate_instance_uid=False)
+    assert encode_instance(dataset) == encode(dataset)
+
+
+def test_command_that_came_with_the_object_is_not_written() -> None:
+    content = encode(build_dataset(ramp(), syntax=ImplicitVRLittleEndian))
+    bare = content[144 + int.from_bytes(content[140:144], "little") :]
+    group = struct.pack("<HHIH", 0, 0x0100, 2, 1)
+    command = struct.pack("<HHII", 0, 0, 4, len(group)) + group
+    start = content.index(bare)
+    picture = read_dicom(content[:start] + command + bare)
+    made = dcmread(BytesIO(derive_instance(picture, picture.words, NEW, "x").encode()))
+    assert (0x0000, 0x0100) not in made
+
+
+def test_file_without_header_gets_one() -> None:
+    content = encode(build_dataset(ramp(), syntax=ImplicitVRLittleEndian))
+    bare = content[144 + int.from_bytes(content[140:144], "little") :]
+    picture = read_dicom(bare)
+    made = derive_instance(picture, picture.words, NEW, "x").encode()
+    assert made[128:132] == b"DICM"
+    assert dcmread(BytesIO(made)).file_meta.TransferSyntaxUID == ImplicitVRLittleEndian

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -12,14 +14,18 @@ from pydicom.data import get_testdata_file
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLSLossless,
     RLELossless,
 )
 
 from miad_cli.errors import PictureFailed
 from miad_cli.imaging import dicom as room
-from miad_cli.imaging.dicom import NoPicture, read_dicom
+from miad_cli.imaging.dicom import DicomPicture, NoPicture, is_bare_dicom, read_dicom
 from miad_cli.imaging.image import MedicalImage, Window, percentile_window, window_of
+from miad_cli.imaging.picture import read_picture
 
 
 def image_of(words: np.ndarray | None = None, **settings: Any) -> MedicalImage:
@@ -241,6 +247,103 @@ def test_compressed_picture_is_decoded() -> None:
     np.testing.assert_array_equal(picture.image.stored, ramp())
 
 
+@pytest.mark.parametrize("syntax", [RLELossless, JPEG2000Lossless, JPEGLSLossless])
+@pytest.mark.parametrize("colour", [False, True])
+def test_frames_are_decoded_one_by_one(syntax: str, colour: bool) -> None:
+    generator = np.random.default_rng(3)
+    words = generator.integers(0, 256, (5, 40, 48, 3 if colour else 1), np.uint8)
+    dataset = build_dataset(words)
+    dataset.compress(syntax, generate_instance_uid=False)
+    if colour and syntax == JPEG2000Lossless:
+        dataset.PhotometricInterpretation = "RGB"
+    np.testing.assert_array_equal(picture_of(dataset).image.stored, words)
+
+
+def test_palette_of_many_frames_becomes_colour_of_each() -> None:
+    dataset = examples.palette_color
+    index = dataset.pixel_array[100:140, 100:160]
+    dataset.Rows, dataset.Columns = index.shape
+    dataset.NumberOfFrames = 3
+    dataset.PixelData = np.stack([index, index[::-1], index[:, ::-1]]).tobytes()
+    stored = picture_of(dataset).image.stored
+    lookup = np.frombuffer(dataset.RedPaletteColorLookupTableData, "<u2") >> 8
+    np.testing.assert_array_equal(stored[0, ..., 0], lookup[index])
+    np.testing.assert_array_equal(stored[1], stored[0, ::-1])
+    np.testing.assert_array_equal(stored[2], stored[0, :, ::-1])
+
+
+def test_uncompressed_pixels_are_not_copied() -> None:
+    content = encode(build_dataset(ramp(400, 400), bits_stored=12))
+    picture = read_dicom(content)
+    file = np.frombuffer(content, np.uint8)
+    assert np.shares_memory(picture.words, file)
+    assert np.shares_memory(picture.image.stored, file)
+    assert picture.pixel_data.obj is content
+
+
+def test_pixel_data_is_what_lies_in_the_file() -> None:
+    dataset = build_dataset(np.repeat(ramp(), 3, axis=0), bits_stored=12)
+    for syntax in (ExplicitVRLittleEndian, RLELossless):
+        if syntax == RLELossless:
+            dataset.compress(syntax, generate_instance_uid=False)
+        picture = picture_of(dataset)
+        assert picture.pixel_data == dataset.PixelData == picture.dataset.PixelData
+    deflated = picture_of(build_dataset(ramp(), syntax=DeflatedExplicitVRLittleEndian))
+    assert deflated.pixel_data == build_dataset(ramp()).PixelData
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(16, 16), (16, 5000), (6000, 16)])
+def test_small_and_narrow_pictures_are_read(rows: int, columns: int) -> None:
+    words = ramp(rows, columns)
+    np.testing.assert_array_equal(picture_of(build_dataset(words)).image.stored, words)
+
+
+# --- Files without a header -------------------------------------------------------------------
+
+
+def without_header(syntax: str, *, meta: bool) -> bytes:
+    """A file without preamble, and without file meta information unless `meta`."""
+    content = build_dicom(ramp(), bits_stored=12, syntax=syntax)
+    length = int.from_bytes(content[140:144], "little")
+    return content[132:] if meta else content[144 + length :]
+
+
+@pytest.mark.parametrize(
+    "syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian]
+)
+@pytest.mark.parametrize("meta", [True, False])
+def test_picture_without_header_is_read_by_its_first_element(syntax: str, meta: bool) -> None:
+    content = without_header(syntax, meta=meta)
+    picture = read_picture(content, PurePosixPath("IM0001"))
+    assert isinstance(picture, DicomPicture)
+    np.testing.assert_array_equal(picture.words, ramp())
+    start, end = picture.span
+    assert picture.content[start:end] == build_dataset(ramp(), syntax=syntax).PixelData
+
+
+def test_header_that_names_no_syntax_is_read_by_the_first_element() -> None:
+    content = build_dicom(ramp(), bits_stored=12)
+    element = struct.pack("<HH2sH", 2, 0x10, b"UI", 20) + ExplicitVRLittleEndian.encode() + b"\0"
+    assert content.count(element) == 1
+    shorter = content.replace(element, b"")
+    length = int.from_bytes(content[140:144], "little") - len(element)
+    shorter = shorter[:140] + length.to_bytes(4, "little") + shorter[144:]
+    np.testing.assert_array_equal(read_dicom(shorter).words, ramp())
+
+
+def test_compressed_pixels_without_a_syntax_are_refused() -> None:
+    dataset = build_dataset(ramp(), bits_stored=12)
+    dataset.compress(RLELossless, generate_instance_uid=False)
+    content = encode(dataset)
+    bare = content[144 + int.from_bytes(content[140:144], "little") :]
+    assert "no transfer syntax in its header says how" in refusal(bare)
+
+
+def test_text_that_begins_a_little_like_dicom_is_no_dicom() -> None:
+    for head in (b"\x08\x00", b"\x08\x00\x05\x00cs..", b"\x00\x08\x00\x05\0\0\0\0"):
+        assert not is_bare_dicom(head)
+
+
 # --- Refused and passed over ------------------------------------------------------------------
 
 
@@ -265,6 +368,40 @@ def test_header_that_announces_too_much_is_refused_before_anything_is_made() -> 
     dataset.Rows = dataset.Columns = 65535
     dataset.NumberOfFrames = 10**6
     assert "the limit is 2048 MiB" in refusal(encode(dataset))
+
+
+def test_limit_can_be_raised_and_lowered() -> None:
+    content = build_dicom(ramp(600, 1000))  # 1.2 MB
+    picture = read_dicom(content, largest=1_200_000)
+    assert isinstance(picture, DicomPicture)
+    with pytest.raises(PictureFailed, match="the limit is 1 MiB"):
+        read_picture(content, PurePosixPath("x.dcm"), largest=1 << 20)
+
+
+def test_limit_that_is_raised_counts_for_what_a_deflated_file_unpacks_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    content = build_dicom(ramp(600, 1000), syntax=DeflatedExplicitVRLittleEndian)
+    monkeypatch.setattr(room, "LARGEST_INFLATED", 1 << 20)
+    assert "inflates to more than 1 MiB" in refusal(content)
+    assert isinstance(read_dicom(content, largest=4 << 30), DicomPicture)
+
+
+def test_jpeg_of_12_bits_without_its_decoder_names_the_extra(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(room, "find_spec", lambda name: None)
+    with pytest.raises(PictureFailed, match="pylibjpeg-libjpeg") as refused:
+        read_dicom(bundled("JPGExtended.dcm"))
+    assert "miad[libjpeg]" in refused.value.hint
+
+
+def test_jpeg_of_12_bits_is_decoded_where_its_decoder_is_installed() -> None:
+    pytest.importorskip("libjpeg", reason="pylibjpeg-libjpeg (GPL-3) is not installed")
+    picture = read_dicom(bundled("JPGExtended.dcm"))
+    assert picture.words.shape == (1, 1024, 256, 1)
+    assert picture.layout.bits_stored == 12
+    assert picture.image.stored.max() > 255
 
 
 @pytest.mark.parametrize("keyword", ["Rows", "Columns"])
@@ -350,7 +487,7 @@ def test_decoder_that_panics_costs_one_picture(monkeypatch: pytest.MonkeyPatch) 
     dataset.compress(RLELossless, generate_instance_uid=False)
     content = encode(dataset)
 
-    def panic(dataset: object) -> None:
+    def panic(dataset: object, **settings: object) -> None:
         raise Panic("index out of bounds")
 
     monkeypatch.setattr(room, "pixel_array", panic)
@@ -362,7 +499,7 @@ def test_keyboard_still_stops_everything(monkeypatch: pytest.MonkeyPatch) -> Non
     dataset.compress(RLELossless, generate_instance_uid=False)
     content = encode(dataset)
 
-    def stop(dataset: object) -> None:
+    def stop(dataset: object, **settings: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(room, "pixel_array", stop)

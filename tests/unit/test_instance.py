@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import shutil
+import tracemalloc
+from collections.abc import Callable
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -32,7 +35,7 @@ from pyrage import x25519
 
 from miad_cli import instance as room
 from miad_cli.errors import ContainerDamaged, PictureFailed, RestorationMismatch
-from miad_cli.imaging.picture import Picture, container_in, read_picture
+from miad_cli.imaging.picture import Picture, container_in, container_in_file, read_picture
 from miad_cli.imaging.raster import read_raster
 from miad_cli.instance import write_instance
 from miad_cli.restoration import restore
@@ -156,9 +159,21 @@ def test_nothing_is_kept_where_the_disk_lies(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     picture = picture_of(build_dataset(ramp()))
-    monkeypatch.setattr(room, "_reread", lambda content: picture)
+    monkeypatch.setattr(room, "_reread", lambda content, stored: picture)
     with pytest.raises(PictureFailed, match="not the ones that were decided on"):
         protect(tmp_path, picture)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_kept_where_the_disk_changes_a_byte(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(path: Path, content: bytes) -> None:
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+    monkeypatch.setattr("miad_cli.files._write_synced", write)
+    with pytest.raises(PictureFailed, match="the disk did not keep"):
+        protect(tmp_path, picture_of(build_dataset(ramp())))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -173,6 +188,31 @@ def test_container_travels_as_asked(
     assert (container_in(read_picture(path.read_bytes(), path)) is not None) is embedded
     assert sidecar_of(path).exists() is beside
     assert verdict(path) is Verdict.AUTHENTIC
+
+
+@pytest.mark.parametrize("make", [lambda: build_dataset(ramp()), compressed, deflated])
+def test_container_is_found_without_decoding_a_pixel(
+    tmp_path: Path, make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = protect(tmp_path, picture_of(make()))
+    content = path.read_bytes()
+    expected = container_in(read_picture(content, path))
+
+    def decode(*anything: object, **settings: object) -> None:
+        raise AssertionError("a pixel was decoded")
+
+    monkeypatch.setattr("miad_cli.imaging.dicom._pixels", decode)
+    assert container_in_file(content) == expected
+
+
+def test_container_is_found_in_a_png_and_not_where_there_is_none(tmp_path: Path) -> None:
+    original = build_png(np.zeros((14, 20, 3), np.uint8))
+    path = protect(tmp_path, read_raster(original))
+    assert container_in_file(path.read_bytes()) is not None
+    assert container_in_file(original) is None
+    assert container_in_file(encode(build_dataset(ramp()))) is None
+    with pytest.raises(PictureFailed):
+        container_in_file(b"some text")
 
 
 def test_same_original_gets_the_same_uids_and_another_does_not(tmp_path: Path) -> None:
@@ -335,3 +375,55 @@ def test_file_without_an_identity_of_its_own_has_a_verdict(tmp_path: Path) -> No
     path = tmp_path / "plain.dcm"
     path.write_bytes(encode(dataset))
     assert verdict(path) is Verdict.NOT_PROTECTED
+
+
+# --- Memory -----------------------------------------------------------------------------------
+
+
+def rle_cine() -> Dataset:
+    dataset = cine()
+    dataset.compress(RLELossless, generate_instance_uid=False)
+    return dataset
+
+
+def cine(dtype: str = "u1") -> Dataset:
+    """80 frames of something that moves and that RLE makes shorter, 10 MB of values."""
+    top = 255 if dtype == "u1" else 4095
+    frame = np.repeat(np.linspace(0, top, 32), 8)[None].repeat(512, axis=0)
+    words = np.stack([np.roll(frame, 8 * number, axis=1) for number in range(80)])
+    return build_dataset(words.astype(dtype)[..., None], bits_stored=8 if dtype == "u1" else 12)
+
+
+def peak_of(work: Callable[[], object]) -> int:
+    """Bytes that Python and numpy hold at most while `work` is done, beyond what they held."""
+    gc.collect()
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("make", "limit"),
+    [(cine, 4), (lambda: cine("u2"), 4), (rle_cine, 6)],
+    ids=["8 bit", "12 bit", "rle"],
+)
+def test_memory_is_a_small_multiple_of_the_pixels(tmp_path: Path, make, limit: float) -> None:
+    source, target = tmp_path / "cine.dcm", tmp_path / "out" / "p.dcm"
+    source.write_bytes(encode(make()))
+    size = picture_of(make()).words.nbytes
+    mark = Mark(5, 5, 150, noisy_logo(200, 100))
+
+    def protecting() -> None:
+        protect(target.parent, read_picture(source.read_bytes(), source), mark=mark)
+
+    def restoring() -> None:
+        content = target.read_bytes()
+        restored = restore(payload, content)
+        assert hashlib.sha256(restored).hexdigest() == payload.original_sha256
+
+    assert peak_of(protecting) < limit * size
+    payload = payload_in(target)
+    assert peak_of(restoring) < 3.5 * size
