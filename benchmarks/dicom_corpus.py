@@ -56,7 +56,7 @@ class Result:
         decoded: the shape of what pydicom makes of it; empty where pydicom does not decode it.
         written_as: the transfer syntax of the output.
         complaints: errors that dciodvfy finds in the output and not in the input; None where it
-            could not judge. `disregarded` are those of them that the standard does not share.
+            could not judge.
         shown: what DCMTK made of the output: `same`, `not supported`, or what went wrong.
     """
 
@@ -69,7 +69,6 @@ class Result:
     written_as: str = ""
     payload: str = ""
     complaints: list[str] | None = None
-    disregarded: list[str] | None = None
     shown: str = ""
     seconds: float = 0.0
 
@@ -280,14 +279,11 @@ def _judge(worker: _Worker, name: str, path: Path, folder: Path, limit: float) -
         result = _result(name, path, folder, said, kind)
         if result.state == IDENTICAL:
             output = next(one for one in (folder / "out").iterdir() if one.suffix != ".miad")
-            added = _added_errors(path, output)
-            if added is not None:
-                result = replace(
-                    result,
-                    complaints=[one for one in added if not _MISTAKEN.search(one)],
-                    disregarded=[one for one in added if _MISTAKEN.search(one)],
-                )
-            result = replace(result, shown=worker.call(limit, "show", output, path, folder))
+            result = replace(
+                result,
+                complaints=_added_errors(path, output),
+                shown=worker.call(limit, "show", output, path, folder),
+            )
         return replace(result, seconds=round(time.perf_counter() - started, 2))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -329,14 +325,6 @@ def _result(
 
 def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-_MISTAKEN = re.compile(
-    r"Attribute present when condition unsatisfied \(which may not be present otherwise\)"
-    r".*Module=<MRPulseSequence>"
-)
-"""What dciodvfy says of a derived Enhanced MR image that tells how it was acquired. PS3.3 C.8.13.4
-lets these attributes be present in derived images."""
 
 
 def _added_errors(before: Path, after: Path) -> list[str] | None:
@@ -472,9 +460,6 @@ def _print(results: list[Result]) -> None:
     new = sum(len(one.complaints or ()) for one in judged)
     print(f"\ndciodvfy: {len(judged)} of {len(protected)} outputs judged, {new} new errors")
     _print_grouped([(said, one.name) for one in judged for said in one.complaints or ()])
-    disregarded = [(said, one.name) for one in judged for said in one.disregarded or ()]
-    print(f"disregarded, because PS3.3 allows it: {len(disregarded)}")
-    _print_grouped(disregarded)
     print("DCMTK: " + ", ".join(f"{n} {said}" for said, n in _shown_counts(protected)))
     for one in protected:
         if one.shown != "same" and not one.shown.startswith("not "):

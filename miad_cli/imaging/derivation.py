@@ -15,6 +15,7 @@ from io import BytesIO
 from struct import pack
 
 from pydicom import DataElement, Dataset, dcmwrite
+from pydicom.dataelem import RawDataElement
 from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag
 from pydicom.uid import (
@@ -26,8 +27,8 @@ from pydicom.uid import (
     JPEG2000Lossless,
     JPEGLSLossless,
     NuclearMedicineImageStorage,
+    PositronEmissionTomographyImageStorage,
     RLELossless,
-    SecondaryCaptureImageStorage,
 )
 
 from miad_cli import __version__
@@ -60,6 +61,32 @@ _PALETTE = tuple(
     for part in ("Descriptor", "Data")
 ) + tuple(f"Segmented{c}PaletteColorLookupTableData" for c in ("Red", "Green", "Blue"))
 
+
+_ONLY_OF_ORIGINALS = (
+    "PulseSequenceName",
+    "MRAcquisitionType",
+    "EchoPulseSequence",
+    "MultipleSpinEcho",
+    "MultiPlanarExcitation",
+    "PhaseContrast",
+    "TimeOfFlightContrast",
+    "SteadyStatePulseSequence",
+    "EchoPlanarPulseSequence",
+    "SaturationRecovery",
+    "SpectrallySelectedSuppression",
+    "OversamplingPhase",
+    "GeometryOfKSpaceTraversal",
+    "RectilinearPhaseEncodeReordering",
+    "SegmentedKSpaceTraversal",
+    "CoverageOfKSpace",
+    "NumberOfKSpaceTrajectories",
+    "BulkMotionCompensationTechnique",
+)
+"""Attributes of Enhanced MR that PS3.3 C.8.13.4 and C.7.6.25 ask of an ORIGINAL or MIXED image.
+In a DERIVED one a validator takes them for an error; the sealed original keeps them."""
+
+_TEXT = ("AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UT")
+"""VRs that are padded with a space (PS3.5 6.2)."""
 
 _REFERENCES = (
     "ReferencedSOPInstanceUID",
@@ -154,7 +181,10 @@ def encode_instance(dataset: Dataset, pixel_data: Buffer | None = None) -> bytes
     deflated = dataset.file_meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian
     try:
         element.value = bytes(value) if deflated else token
-        dcmwrite(target, dataset, enforce_file_format=True)
+        # A file's header has to name a SOP class; one that never did goes on without.
+        named = dataset.get("SOPClassUID") or dataset.file_meta.get("MediaStorageSOPClassUID")
+        dataset.preamble = bytes(128)
+        dcmwrite(target, dataset, enforce_file_format=bool(named))
         return _with_value(target.getvalue(), None if deflated else token, value, dataset)
     except Exception as error:  # a value that breaks its VR makes pydicom raise anything
         raise PictureFailed(
@@ -249,6 +279,8 @@ def _mark_as_derived(dataset: Dataset, method: str) -> None:
         before = _values(holder.get(keyword))
         second = (before[1:2] or ["PRIMARY"])[0] if _is_always_primary(dataset) else "SECONDARY"
         setattr(holder, keyword, ["DERIVED", second, *before[2:]])
+    if "Enhanced MR" in UID(dataset.get("SOPClassUID") or "").name:
+        _delete(dataset, *_ONLY_OF_ORIGINALS)
     _describe_derivation(dataset, method)
     for holder in _derivation_image_holders(dataset):
         item = Dataset()
@@ -267,11 +299,12 @@ def _mark_as_derived(dataset: Dataset, method: str) -> None:
 
 
 def _is_always_primary(dataset: Dataset) -> bool:
-    """Objects that allow no SECONDARY in Image Type (PS3.3 C.8.4.9.1.1, C.8.16.1): those of
-    nuclear medicine, and those with functional groups, which keep what they say."""
+    """Objects that allow no SECONDARY in Image Type (PS3.3 C.8.4.9.1.1, C.8.9.4.1.3, C.8.16.1):
+    those of nuclear medicine, and those with functional groups, which keep what they say."""
     grouped = any(f"{kind}FunctionalGroupsSequence" in dataset for kind in ("Shared", "PerFrame"))
     kind = UID(dataset.get("SOPClassUID") or "")
-    return grouped or kind == NuclearMedicineImageStorage or "Enhanced" in kind.name
+    nuclear = (NuclearMedicineImageStorage, PositronEmissionTomographyImageStorage)
+    return grouped or kind in nuclear or "Enhanced" in kind.name
 
 
 def _describe_derivation(holder: Dataset, method: str) -> None:
@@ -421,12 +454,22 @@ def _write_meta(dataset: Dataset) -> None:
     for tag in list(dataset.keys()):
         if tag >> 16 in _NO_DATA:
             del dataset[tag]
+    for item in _all_items(dataset):
+        _pad_with_spaces(item)
     meta = dataset.file_meta
-    if not dataset.get("SOPClassUID") and not meta.get("MediaStorageSOPClassUID"):
-        # A file's header must name a class; the data set itself goes on naming none.
-        meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
     meta.ImplementationClassUID = PYDICOM_IMPLEMENTATION_UID
     meta.ImplementationVersionName = f"MIAD {__version__}"[:16]
+
+
+def _pad_with_spaces(item: Dataset) -> None:
+    """Text that ends in NUL, as some write it, ends in a space."""
+    for tag in list(item.keys()):
+        raw = item.get_item(tag)
+        if isinstance(raw, RawDataElement) and raw.VR in _TEXT and raw.value:
+            text = raw.value.rstrip(b"\0")
+            if text != raw.value:
+                padded = text + b" " * (len(text) % 2)
+                item[tag] = raw._replace(value=padded, length=len(padded))
 
 
 def _compressed(dataset: Dataset, syntax: UID, values: Values) -> bool:

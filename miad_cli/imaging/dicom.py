@@ -299,7 +299,13 @@ def _value(content: bytes, dataset: Dataset, raw: Any) -> tuple[memoryview, tupl
     return memoryview(file)[start:end], None if deflated else (start, end)
 
 
+_NEEDED = ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated", "PhotometricInterpretation")
+
+
 def _refuse_oversize(dataset: Dataset, largest: int) -> None:
+    missing = [keyword for keyword in _NEEDED if dataset.get(keyword) in (None, "")]
+    if missing:
+        raise PictureFailed(f"its header does not say {missing[0]}, which its pixels need")
     count = int(dataset.Rows) * int(dataset.Columns) * int(dataset.SamplesPerPixel)
     count *= int(dataset.get("NumberOfFrames") or 1)
     if count <= 0:

@@ -11,11 +11,14 @@ from helpers import build_dataset, encode, picture_of, ramp
 from pydicom import Dataset, dcmread, dcmwrite
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
+    EnhancedMRImageStorage,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGLSLossless,
+    MRImageStorage,
+    PositronEmissionTomographyImageStorage,
     RLELossless,
 )
 
@@ -159,14 +162,53 @@ def test_deep_pixels_are_words_whatever_the_original_called_them() -> None:
     np.testing.assert_array_equal(made.pixel_array, ramp()[0, ..., 0])
 
 
-def test_picture_without_a_class_is_stored_as_a_secondary_capture() -> None:
+def test_picture_without_a_class_goes_on_without_one() -> None:
     dataset, target = build_dataset(ramp()), BytesIO()
     del dataset.SOPClassUID, dataset.file_meta
     dcmwrite(target, dataset, implicit_vr=True, little_endian=True)
     picture = read_dicom(target.getvalue())
     made = dcmread(BytesIO(derive_instance(picture, picture.words, NEW, "x").encode()))
-    assert made.file_meta.MediaStorageSOPClassUID.name == "Secondary Capture Image Storage"
+    assert "MediaStorageSOPClassUID" not in made.file_meta
     assert "SOPClassUID" not in made
+    assert made.PixelData == dataset.PixelData
+
+
+def test_preamble_is_empty_whatever_stood_there() -> None:
+    content = b"II*\0" + b"secret" * 20 + encode(build_dataset(ramp()))[124:]
+    picture = read_dicom(content)
+    assert derive_instance(picture, picture.words, NEW, "x").encode()[:128] == bytes(128)
+
+
+def test_text_that_ends_in_nul_ends_in_a_space() -> None:
+    dataset = build_dataset(ramp(), PatientName="Mu", ReferencedImageSequence=[item(StudyID="1")])
+    content = (
+        encode(dataset).replace(b"\x02\0Mu", b"\x02\0M\0").replace(b"\x02\x001 ", b"\x02\x001\0")
+    )
+    picture = read_dicom(content)
+    made = derive_instance(picture, picture.words, NEW, "x").encode()
+    assert b"PN\x02\0M " in made
+    assert b"SH\x02\x001 " in made
+
+
+@pytest.mark.parametrize(
+    ("kind", "kept"), [(MRImageStorage, True), (EnhancedMRImageStorage, False)]
+)
+def test_what_is_asked_of_originals_alone_is_not_said_of_an_enhanced_mr(
+    kind: str, kept: bool
+) -> None:
+    dataset = build_dataset(
+        ramp(), SOPClassUID=kind, MRAcquisitionType="3D", ImageType=["ORIGINAL", "PRIMARY"]
+    )
+    assert ("MRAcquisitionType" in derived(dataset)) is kept
+
+
+def test_image_type_of_pet_stays_primary() -> None:
+    dataset = build_dataset(
+        ramp(),
+        SOPClassUID=PositronEmissionTomographyImageStorage,
+        ImageType=["ORIGINAL", "PRIMARY"],
+    )
+    assert derived(dataset).ImageType == ["DERIVED", "PRIMARY"]
 
 
 def test_what_frames_say_of_their_derivation_is_kept_without_its_source() -> None:
