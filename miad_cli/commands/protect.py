@@ -31,7 +31,12 @@ from miad_cli.commands.send import (
 from miad_cli.errors import MiadError, exit_code_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from miad_cli.commands.passphrases import Passphrases
     from miad_cli.outcomes import Outcome, Report
+    from miad_cli.pacs.destinations import Destination
+    from miad_cli.seal.owner import OwnerPublicKey
     from miad_cli.send import SendReport
 
 SearchName = Literal["he-sit", "he", "random"]
@@ -132,7 +137,6 @@ def protect_command(
     from miad_cli.profiles import named_profile
     from miad_cli.protect import Request, protect
     from miad_cli.seal.places import own_key_path
-    from miad_cli.send import Wishes, send_study
 
     if report is not None:
         check_report_place(report, inputs)
@@ -173,23 +177,39 @@ def protect_command(
                 console.log_line(_as_facts(outcome))
 
         result = protect(request, follow)
-    sent: SendReport | MiadError | None = None
+    sent = None
     if destination is not None and result.in_output and not dry_run:
         signed_by = [request.owner.public] if request.owner else []
-        try:
-            sent = send_study(
-                [request.output],
-                destination,
-                [*signed_by, *trusted_owners(None, None, manners)],
-                Wishes(resume=resume),
-                not_clinical=not_clinical,
-                passphrase=passphrases.of,
-            )
-        except MiadError as error:  # what was protected stands, and its key has to be named
-            sent = error
+        owners = [*signed_by, *trusted_owners(None, None, manners)]
+        sent = _sent(request.output, destination, owners, passphrases, not_clinical, resume)
     code = exit_code_of([result.exit_code, sent.exit_code if sent else 0])
     _render(result, sent, code, manners, report)
     raise typer.Exit(code)
+
+
+def _sent(
+    output: Path,
+    destination: Destination,
+    owners: Sequence[OwnerPublicKey],
+    passphrases: Passphrases,
+    not_clinical: bool,
+    resume: bool,
+) -> SendReport | MiadError:
+    """What became of sending the output. An error is no end: what was protected stands, and its
+    key has to be named."""
+    from miad_cli.send import Wishes, send_study
+
+    try:
+        return send_study(
+            [output],
+            destination,
+            owners,
+            Wishes(resume=resume),
+            not_clinical=not_clinical,
+            passphrase=passphrases.of,
+        )
+    except MiadError as error:
+        return error
 
 
 def _overrides(

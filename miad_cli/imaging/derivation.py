@@ -1,7 +1,7 @@
 """Write a protected DICOM instance: new identity, derivation attributes, our private block.
 
 Altered pixels are a derived image and get new UIDs (PS3.3 C.7.6.1.1.2); what each attribute
-becomes is listed in docs/format.md.
+becomes is listed in docs/dicom.md.
 """
 
 from __future__ import annotations
