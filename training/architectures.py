@@ -2,13 +2,15 @@
 
 Every convolution is followed by its own batch normalisation, so that all of them fold into
 the convolutions before export. The last activation of every trunk lies at 1/16 of the input
-(10x10 for 160x160): twice as fine as usual, because Grad-CAM is computed on it.
+(14x14 for 224x224): twice as fine as usual, because Grad-CAM is computed on it. For the
+transformer it is the map of its last block's tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -19,6 +21,16 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+ACTIVATIONS: Mapping[str, Callable[[], nn.Module]] = MappingProxyType(
+    {
+        "relu": nn.ReLU,
+        "relu6": nn.ReLU6,
+        "leaky": lambda: nn.LeakyReLU(0.2),
+        "none": nn.Identity,
+    }
+)
 
 
 class Outputs(NamedTuple):
@@ -34,13 +46,16 @@ class Outputs(NamedTuple):
 
 
 class ConvNorm(nn.Module):
-    """Convolution and batch normalisation, then ReLU, ReLU6 or nothing."""
+    """Convolution and batch normalisation, then an activation: ReLU unless said otherwise.
+
+    kernel: rows and columns, or one number for both. activation: a key of ``ACTIVATIONS``.
+    """
 
     def __init__(
         self,
         inputs: int,
         outputs: int,
-        kernel: int = 1,
+        kernel: int | tuple[int, int] = 1,
         stride: int = 1,
         *,
         groups: int = 1,
@@ -48,12 +63,11 @@ class ConvNorm(nn.Module):
         activation: str = "relu",
     ) -> None:
         super().__init__()
-        padding = dilation * (kernel - 1) // 2
-        self.conv = nn.Conv2d(
-            inputs, outputs, kernel, stride, padding, dilation, groups, bias=False
-        )
+        size = (kernel, kernel) if isinstance(kernel, int) else kernel
+        padding = (dilation * (size[0] - 1) // 2, dilation * (size[1] - 1) // 2)
+        self.conv = nn.Conv2d(inputs, outputs, size, stride, padding, dilation, groups, bias=False)
         self.norm: nn.Module = nn.BatchNorm2d(outputs)
-        self.act = {"relu": nn.ReLU, "relu6": nn.ReLU6, "none": nn.Identity}[activation]()
+        self.act = ACTIVATIONS[activation]()
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, inputs, h, w) to (N, outputs, h / stride, w / stride)."""
@@ -134,7 +148,7 @@ class DenseBlock(nn.Module):
 
 
 def resnet_trunk(
-    blocks: Sequence[int] = (2, 2, 2, 2), widths: Sequence[int] = (32, 64, 128, 192)
+    blocks: Sequence[int] = (2, 2, 2, 2), widths: Sequence[int] = (32, 64, 128, 256)
 ) -> tuple[nn.Module, int]:
     """Compact ResNet-18 whose last stage keeps its resolution; the trunk and its channels."""
     layers: list[nn.Module] = [ConvNorm(3, widths[0], 7, 2), nn.MaxPool2d(3, 2, 1)]
@@ -148,7 +162,7 @@ def resnet_trunk(
 
 
 def densenet_trunk(
-    blocks: Sequence[int] = (4, 8, 14), growth: int = 20, last: int = 256
+    blocks: Sequence[int] = (4, 12, 20), growth: int = 24, last: int = 384
 ) -> tuple[nn.Module, int]:
     """Compact DenseNet-BC of three blocks; the trunk and its channels."""
     channels = 2 * growth
@@ -183,6 +197,150 @@ def mobilenet_v2_trunk() -> tuple[nn.Module, int]:
     return nn.Sequential(*layers), 1280
 
 
+def vgg_trunk(widths: Sequence[int] = (24, 48, 96, 192, 352)) -> tuple[nn.Module, int]:
+    """Compact VGG with batch norm: pairs of 3x3 convolutions, halved between; its channels."""
+    layers: list[nn.Module] = []
+    channels = 3
+    for stage, width in enumerate(widths):
+        if stage:
+            layers.append(nn.MaxPool2d(2))
+        layers += [ConvNorm(channels, width, 3), ConvNorm(width, width, 3)]
+        channels = width
+    return nn.Sequential(*layers), channels
+
+
+class InceptionBlock(nn.Module):
+    """Four branches side by side (Szegedy et al. 2015, 2016): 1x1; k x k; two of k x k; pool.
+
+    A ``size`` of 3 gives square 3x3 kernels, a larger one (7) its two factors 1xk and kx1.
+    """
+
+    def __init__(self, inputs: int, width: int, narrow: int, size: int) -> None:
+        super().__init__()
+        self.one = ConvNorm(inputs, width)
+        self.two = nn.Sequential(ConvNorm(inputs, narrow), _spread(narrow, width, size))
+        self.three = nn.Sequential(
+            ConvNorm(inputs, narrow), _spread(narrow, narrow, size), _spread(narrow, width, size)
+        )
+        self.four = nn.Sequential(
+            nn.AvgPool2d(3, 1, 1, count_include_pad=False), ConvNorm(inputs, width)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, inputs, h, w) to (N, 4 * width, h, w)."""
+        return torch.cat([self.one(x), self.two(x), self.three(x), self.four(x)], dim=1)
+
+
+def _spread(inputs: int, outputs: int, size: int) -> nn.Module:
+    if size == 3:
+        return ConvNorm(inputs, outputs, 3)
+    return nn.Sequential(
+        ConvNorm(inputs, outputs, (1, size)), ConvNorm(outputs, outputs, (size, 1))
+    )
+
+
+def inception_trunk() -> tuple[nn.Module, int]:
+    """Compact Inception: a plain stem, square blocks at 1/8, factored ones at 1/16."""
+    layers: list[nn.Module] = [
+        ConvNorm(3, 32, 3, 2),
+        ConvNorm(32, 32, 3),
+        nn.MaxPool2d(3, 2, 1),
+        ConvNorm(32, 96, 3),
+        nn.MaxPool2d(3, 2, 1),
+        InceptionBlock(96, 64, 48, 3),
+        InceptionBlock(256, 64, 48, 3),
+        nn.MaxPool2d(3, 2, 1),
+    ]
+    layers += [InceptionBlock(256, 128, 96, 7)]
+    layers += [InceptionBlock(512, 128, 96, 7) for _ in range(2)]
+    layers.append(InceptionBlock(512, 128, 96, 3))
+    return nn.Sequential(*layers), 512
+
+
+class Attention(nn.Module):
+    """Self-attention of several heads (Vaswani et al. 2017), in plain matrix products."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.into = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Map tokens (N, count, width) to the same shape."""
+        n, count, width = tokens.shape
+        parts = self.into(tokens).reshape(n, count, 3, self.heads, width // self.heads)
+        query, key, value = parts.permute(2, 0, 3, 1, 4).unbind(0)
+        weights = (query @ key.transpose(2, 3) * (width // self.heads) ** -0.5).softmax(-1)
+        mixed: Tensor = self.out((weights @ value).transpose(1, 2).reshape(n, count, width))
+        return mixed
+
+
+class TransformerBlock(nn.Module):
+    """Attention, then a two-layer perceptron, each on normalised tokens with a shortcut.
+
+    drop: probability with which a picture skips a branch while training (stochastic depth).
+    """
+
+    def __init__(self, width: int, heads: int, drop: float) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList([nn.LayerNorm(width), nn.LayerNorm(width)])
+        self.attention = Attention(width, heads)
+        self.perceptron = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+        )
+        self.drop = drop
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Map tokens (N, count, width) to the same shape."""
+        tokens = tokens + self._kept(self.attention(self.norms[0](tokens)))
+        return tokens + self._kept(self.perceptron(self.norms[1](tokens)))
+
+    def _kept(self, branch: Tensor) -> Tensor:
+        if not self.training or not self.drop:
+            return branch
+        kept = torch.rand(len(branch), 1, 1, device=branch.device) >= self.drop
+        return branch * kept / (1.0 - self.drop)
+
+
+class VisionTransformer(nn.Module):
+    """A small ViT of patches of 16 (Dosovitskiy et al. 2021) without a class token.
+
+    The patches are embedded by four 3x3 convolutions of stride 2 instead of one of 16 (Xiao et
+    al. 2021): from scratch on thousands of pictures, not millions, that trains far better.
+    """
+
+    def __init__(self, width: int, depth: int, heads: int, grid: int = 14) -> None:
+        super().__init__()
+        steps = (3, width // 8, width // 4, width // 2, width)
+        self.embed = nn.Sequential(
+            *(ConvNorm(a, b, 3, 2) for a, b in pairwise(steps)), nn.Conv2d(width, width, 1)
+        )
+        self.position = nn.Parameter(torch.zeros(1, width, grid, grid))
+        self.blocks = nn.Sequential(
+            *(TransformerBlock(width, heads, 0.1 * i / depth) for i in range(depth))
+        )
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, 3, h, w) to the last block's tokens, normalised: (N, width, h / 16, w / 16)."""
+        patches = self.embed(x)
+        rows, columns = patches.shape[2:]
+        position: Tensor = self.position
+        if position.shape[2:] != patches.shape[2:]:
+            position = F.interpolate(position, (rows, columns), mode="bicubic")
+        tokens = (patches + position).flatten(2).transpose(1, 2)
+        tokens = self.norm(self.blocks(tokens))
+        # The count of pictures is the free axis: it may change in the exported file.
+        tapped: Tensor = tokens.transpose(1, 2).reshape(-1, tokens.shape[2], rows, columns)
+        return tapped
+
+
+def vit_trunk() -> tuple[nn.Module, int]:
+    """Small vision transformer; the trunk and its channels."""
+    return VisionTransformer(192, 8, 3), 192
+
+
 @dataclass(frozen=True)
 class Family:
     """A family: how its trunk is built and what its input (0..1) is normalised with."""
@@ -198,7 +356,10 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         family.name: family
         for family in (
             Family("resnet", resnet_trunk, IMAGENET_MEAN, IMAGENET_STD),
+            Family("vgg", vgg_trunk, IMAGENET_MEAN, IMAGENET_STD),
+            Family("inception", inception_trunk, IMAGENET_MEAN, IMAGENET_STD),
             Family("densenet", densenet_trunk, IMAGENET_MEAN, IMAGENET_STD),
+            Family("vit", vit_trunk, IMAGENET_MEAN, IMAGENET_STD),
             # The ImageNet weights expect 2x - 1, which is mean = std = 0.5.
             Family("mobilenet-v2", mobilenet_v2_trunk, (0.5,) * 3, (0.5,) * 3),
         )
@@ -235,13 +396,17 @@ def fold_norms(network: nn.Module) -> None:
 
 
 def initialise(network: nn.Module, generator: torch.Generator) -> None:
-    """Draw convolution weights after He et al. 2015 (fan out), in place."""
+    """Draw convolution weights after He et al. 2015 (fan out), linear ones narrow, in place."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", generator=generator)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, std=0.01, generator=generator)
+            nn.init.normal_(module.weight, std=0.02, generator=generator)
             nn.init.zeros_(module.bias)
+        elif isinstance(module, VisionTransformer):
+            nn.init.normal_(module.position, std=0.02, generator=generator)
 
 
 def load_folded(network: Network, state: Mapping[str, Tensor], probe: Tensor) -> None:

@@ -2,13 +2,18 @@
 
 A data set is a folder with ``manifest.csv``: path, label, split (train or test), group
 (a patient, or whatever else must not be divided). Sealed or test rows never reach training.
+The folder of all sets may also be one file, a pack (``training.pack``): a ZIP archive with the
+same names in it.
 """
 
 from __future__ import annotations
 
 import csv
+import io
 import os
+import zipfile
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -39,6 +44,51 @@ SOURCES: Mapping[str, tuple[Source, ...]] = MappingProxyType(
             ),
             Source(
                 "Br35H :: Brain Tumor Detection 2020", "not stated by the source", ("no_tumor",)
+            ),
+        ),
+        "dermoscopy": (
+            Source(
+                "HAM10000 (Tschandl et al., part of ISIC 2019)",
+                "CC BY-NC 4.0",
+                ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc"),
+            ),
+        ),
+        "fundus": (
+            Source(
+                "EyePACS, Diabetic Retinopathy Detection",
+                "terms of the EyePACS competition",
+                ("diabetic_retinopathy",),
+            ),
+            Source(
+                "Public collection of fundus photographs (cataract, glaucoma, normal)",
+                "not stated by the source",
+                ("cataract", "glaucoma", "normal"),
+            ),
+        ),
+        "chest_xray": (
+            Source(
+                "NIH ChestX-ray14 (NIH Clinical Center)",
+                "open, attribution asked for",
+                ("no_finding", "pneumonia"),
+            ),
+            Source(
+                "COVID-19 image data collection (Cohen et al.)",
+                "picture by picture: Apache 2.0, CC BY, CC BY-NC-SA, or not stated",
+                ("covid19",),
+            ),
+        ),
+        "chest_ct": (
+            Source(
+                "COVID-CT (UC San Diego; figures of preprints)",
+                "not stated by the source",
+                ("covid19", "other"),
+            ),
+        ),
+        "breast_us": (
+            Source(
+                "BUSI, Breast Ultrasound Images (Al-Dhabyani et al.)",
+                "not stated by the source",
+                ("benign", "malignant", "normal"),
             ),
         ),
     }
@@ -76,15 +126,37 @@ class TaskImages:
 
 
 def data_root(given: Path | None) -> Path:
-    """The folder of the data sets: ``given``, or what MIAD_DATA names.
+    """The folder or pack of the data sets: ``given``, or what MIAD_DATA names.
 
     Raises:
-        FileNotFoundError: neither names a folder.
+        FileNotFoundError: neither names one.
     """
     root = given or Path(os.environ.get(DATA_VARIABLE, ""))
-    if root == Path() or not root.is_dir():
+    if root == Path() or not root.exists():
         raise FileNotFoundError(f"no data folder: give --data or set {DATA_VARIABLE}")
     return root
+
+
+def read_file(root: Path, name: str) -> bytes:
+    """The bytes of ``name`` ("brain_mri/manifest.csv") in the folder or pack ``root``."""
+    if root.is_dir():
+        return (root / name).read_bytes()
+    with zipfile.ZipFile(root) as pack:
+        return pack.read(name)
+
+
+def read_files(root: Path, names: Sequence[str]) -> list[bytes]:
+    """The bytes of many files; a pack is opened once."""
+    if root.is_dir():
+        return [(root / name).read_bytes() for name in names]
+    with zipfile.ZipFile(root) as pack:
+        return [pack.read(name) for name in names]
+
+
+def read_manifest(root: Path, task: str) -> list[dict[str, str]]:
+    """The rows of a data set's ``manifest.csv``."""
+    text = read_file(root, f"{task}/manifest.csv").decode("utf-8")
+    return list(csv.DictReader(io.StringIO(text, newline="")))
 
 
 def fit_pad(picture: Image.Image, side: int) -> Image.Image:
@@ -99,11 +171,15 @@ def fit_pad(picture: Image.Image, side: int) -> Image.Image:
 
 def load_split(root: Path, task: str, split: str, side: int) -> TaskImages:
     """Decode the ``split`` of a task at ``side`` x ``side`` pixels."""
-    with (root / task / "manifest.csv").open(newline="") as stream:
-        rows = list(csv.DictReader(stream))
+    rows = read_manifest(root, task)
     labels = tuple(sorted({row["label"] for row in rows}))
     rows = [row for row in rows if row["split"] == split]
-    pictures = [_decode(root / task / row["path"], side) for row in rows]
+    if not rows:
+        raise ValueError(f"{root} holds no {split} pictures of {task}")
+    contents = read_files(root, [f"{task}/{row['path']}" for row in rows])
+    grey = [row.get("grey") == "1" for row in rows]  # only packs say
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as workers:
+        pictures = list(workers.map(decode, contents, [side] * len(rows), grey))
     channels = max(picture.shape[0] for picture in pictures)
     return TaskImages(
         task,
@@ -114,12 +190,20 @@ def load_split(root: Path, task: str, split: str, side: int) -> TaskImages:
     )
 
 
-def _decode(path: Path, side: int) -> NDArray[np.uint8]:
-    with Image.open(path) as picture:
-        grey = picture.mode in {"1", "L", "LA", "I", "I;16"}
-        fitted = fit_pad(picture.convert("L" if grey else "RGB"), side)
+def decode(content: bytes, side: int, grey: bool = False) -> NDArray[np.uint8]:
+    """Decode a picture file to (1 or 3, side, side) uint8.
+
+    grey: it shows no colours, whatever its format says (WebP has no grey mode).
+    """
+    with Image.open(io.BytesIO(content)) as picture:
+        fitted = fit_pad(picture.convert("L" if grey or is_grey(picture) else "RGB"), side)
     pixels = np.asarray(fitted, np.uint8)
-    return pixels[None] if grey else pixels.transpose(2, 0, 1)
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
+def is_grey(picture: Image.Image) -> bool:
+    """True where a picture's mode has no colours."""
+    return picture.mode in {"1", "L", "LA", "I", "I;16"}
 
 
 def hold_out(
@@ -140,13 +224,6 @@ def hold_out(
             wanted -= np.count_nonzero(members == group)
     chosen = np.isin(images.groups, sorted(held))
     return images.take(~chosen), images.take(chosen)
-
-
-def class_weights(images: TaskImages) -> NDArray[np.float32]:
-    """Weight per label, (labels,) float32, inverse to its frequency; 1 on average."""
-    counts = np.bincount(images.targets, minlength=len(images.labels))
-    weights: NDArray[np.float32] = (counts.sum() / (len(counts) * counts)).astype(np.float32)
-    return weights
 
 
 def model_input(

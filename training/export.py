@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,67 +17,84 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from training.architectures import FAMILIES, Network, fold_norms
+from training.architectures import FAMILIES, Network
 from training.check import (
     TOLERANCE,
-    Accuracy,
-    converted_gradients,
+    Measured,
+    converted,
     import_in_torch,
     measure,
     run_onnx,
     session,
 )
 from training.data import SOURCES, data_root, load_split
+from training.removal import beside, measure_removal
+from training.removers import REMOVERS
+from training.runs import SMALLEST_HALF, restore
 
 OPSET = 18
-# Smaller tensors (biases, shapes) stay as they are: little to save, and biases need the range.
-SMALLEST_HALF = 1024
+COMPARED = ("converted", "input gradient", "cam gradient")
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A network with folded, rounded weights, in eval mode, and what made it."""
+    """A network with folded, rounded weights, in eval mode, and what made it.
 
-    network: Network
+    kind: "classifier" or "remover". labels: per task, empty for a remover.
+    """
+
+    kind: str
+    network: nn.Module
     recipe: dict[str, Any]
     labels: dict[str, list[str]]
     progress: dict[str, Any]
     hardware: str
 
+    @property
+    def family(self) -> str:
+        """The name of the architecture."""
+        name: str = self.recipe["family" if self.kind == "classifier" else "remover"]
+        return name
+
+    @property
+    def side(self) -> int:
+        """Side of the file's input, pixels."""
+        key = self.recipe["sides"][-1] if self.kind == "classifier" else self.recipe["picture_side"]
+        return int(key)
+
 
 class Exported(nn.Module):
     """A network with its outputs in the order and under the names of the file."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
-        self.names = (*network.heads, "features", "cam")
+        tasks = tuple(network.heads) if isinstance(network, Network) else ()
+        self.names = (*tasks, "features", "cam") if tasks else ("image", "mask")
 
     def forward(self, model_input: Tensor) -> tuple[Tensor, ...]:
-        """Map (N, 3, rows, columns) to the logits of every task, ``features`` and ``cam``."""
+        """Map (N, 3, rows, columns) to the tensors called ``names``."""
         outputs = self.network(model_input)
-        return (*outputs.logits.values(), outputs.features, outputs.cam)
+        if isinstance(self.network, Network):
+            return (*outputs.logits.values(), outputs.features, outputs.cam)
+        return (outputs.image, outputs.mask)
 
 
-def load_trained(checkpoint: Path) -> Trained:
-    """Read a checkpoint of ``training.train``; fold its norms, round its weights to float16."""
-    stored = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    network = Network(FAMILIES[stored["recipe"]["family"]], stored["labels"])
-    network.load_state_dict(stored["network"])
-    network.eval()
-    fold_norms(network)
-    with torch.no_grad():
-        for weights in network.parameters():
-            if weights.numel() >= SMALLEST_HALF:
-                weights.copy_(weights.half().float())
-                if not torch.isfinite(weights).all():
-                    raise ValueError("a weight does not fit into float16")
-    return Trained(
-        network, stored["recipe"], stored["labels"], stored["progress"], stored["hardware"]
-    )
+def load_trained(path: Path) -> Trained:
+    """Read ``best.pt`` or ``last.pt`` of a run; fold its norms, round its weights to float16."""
+    stored = torch.load(path, map_location="cpu", weights_only=True)
+    kind, recipe = stored.get("kind", "classifier"), stored["recipe"]
+    network: nn.Module
+    if kind == "classifier":
+        network = Network(FAMILIES[recipe["family"]], stored["labels"])
+    else:
+        network = REMOVERS[recipe["remover"]]()
+    restore(network, stored)
+    labels = stored.get("labels", {})
+    return Trained(kind, network, recipe, labels, stored["progress"], stored["hardware"])
 
 
-def to_onnx(network: Network, side: int) -> onnx.ModelProto:
+def to_onnx(network: nn.Module, side: int) -> onnx.ModelProto:
     """Trace ``network`` into a model with a dynamic batch and float16 weights."""
     exported = Exported(network).eval()
     with tempfile.TemporaryDirectory() as folder:
@@ -132,37 +150,43 @@ def store_half(model: onnx.ModelProto) -> None:
     model.graph.node.extend(nodes)
 
 
-def check_parity(network: Network, path: Path, side: int, seed: int) -> dict[str, float]:
+def check_parity(
+    network: nn.Module, path: Path, side: int, seed: int = 0, batches: Sequence[int] = (1, 16)
+) -> dict[str, float]:
     """Compare the file with ``network``: the largest differences, by name.
 
-    Outputs by ONNX Runtime at batch 1 and 16, then outputs, input gradient and Grad-CAM
-    gradient by the torch conversion of the file.
+    Outputs by ONNX Runtime at each batch size, then outputs, input gradient and (classifiers)
+    Grad-CAM gradient by the torch conversion of the file.
 
     Raises:
         ValueError: a difference exceeds 1e-3 of the largest value.
     """
     rng = np.random.default_rng(seed)
     runner = session(path)
+    exported = Exported(network).eval()
     found: dict[str, float] = {}
-    for count in (1, 16):
-        probe = rng.standard_normal((count, 3, side, side), np.float32)
+
+    def draw(count: int) -> np.ndarray:
+        # Removers take pictures in 0..1, classifiers normalised ones.
+        if isinstance(network, Network):
+            return rng.standard_normal((count, 3, side, side), np.float32)
+        return rng.random((count, 3, side, side), np.float32)
+
+    for count in batches:
+        probe = draw(count)
         with torch.no_grad():
-            wanted = Exported(network)(torch.from_numpy(probe))
-        for name, value in zip(Exported(network).names, wanted, strict=True):
+            wanted = exported(torch.from_numpy(probe))
+        for name, value in zip(exported.names, wanted, strict=True):
             got = run_onnx(runner, probe)[name]
             found[f"{name}, batch {count}"] = relative_difference(got, value.numpy())
     module, names = import_in_torch(path)
-    for task in network.heads:
-        logits, by_input, by_cam = converted_gradients(module, names, task, probe[:4])
-        x = torch.from_numpy(probe[:4]).requires_grad_()
-        outputs = network(x)
-        chosen = outputs.logits[task].amax(1).sum()
-        in_torch = torch.autograd.grad(chosen, [x, outputs.cam])
-        found[f"{task}, converted"] = relative_difference(
-            logits, outputs.logits[task].detach().numpy()
-        )
-        found[f"{task}, input gradient"] = relative_difference(by_input, in_torch[0].numpy())
-        found[f"{task}, cam gradient"] = relative_difference(by_cam, in_torch[1].numpy())
+    probe = draw(2)
+    tasks = tuple(network.heads) if isinstance(network, Network) else ("image", "mask")
+    for output in tasks:
+        in_file = converted(module, names, output, probe)
+        in_torch = converted(exported, exported.names, output, probe)
+        for part, got, value in zip(COMPARED, in_file, in_torch, strict=False):
+            found[f"{output}, {part}"] = relative_difference(got, value)
     wrong = {name: value for name, value in found.items() if not value <= TOLERANCE}
     if wrong:
         raise ValueError(f"the exported file differs from the network: {wrong}")
@@ -175,50 +199,69 @@ def relative_difference(got: np.ndarray, wanted: np.ndarray) -> float:
     return float(np.abs(got - wanted).max()) / scale
 
 
-def train_command(recipe: dict[str, Any]) -> str:
-    """The command that repeats the training run."""
-    initial = "" if recipe["init"] == "scratch" else " --init FILE"
-    cycles, rates = (",".join(map(str, recipe[key])) for key in ("cycles", "rates"))
-    return (
-        f"python -m training.train --family {recipe['family']} --tasks {','.join(recipe['tasks'])}"
-        f" --data DIR --out DIR --epochs {cycles} --rate {rates}"
-        f" --batch {recipe['batch']} --seed {recipe['seed']}{initial}"
+def train_command(trained: Trained) -> str:
+    """The command that repeats the training run; a timed one by the epochs it came to."""
+    recipe, progress = trained.recipe, trained.progress
+    cycles = progress["cycle_epochs"] if recipe["timed"] else recipe["cycles"]
+    classifier = trained.kind == "classifier"
+    script = "train --family" if classifier else "train_remover --remover"
+    command = (
+        f"python -m training.{script} {trained.family} --tasks {','.join(recipe['tasks'])}"
+        f" --data DIR --out DIR --epochs {_joined(cycles)} --rate {_joined(recipe['rates'])}"
+        f" --side {_joined(recipe['sides'])} --batch {recipe['batch']} --seed {recipe['seed']}"
     )
+    if classifier:
+        command += f" --decay {recipe['weight_decay']:g}"
+        command += f" --focal {recipe['focal']:g}" if recipe["focal"] else ""
+        command += "" if recipe["init"] == "scratch" else " --init FILE"
+    return command
+
+
+def _joined(values: Sequence[float]) -> str:
+    return ",".join(f"{value:.4g}" for value in values)
 
 
 def manifest(
-    name: str, trained: Trained, sha256: str, root: Path, measured: Sequence[Accuracy]
+    name: str, trained: Trained, sha256: str, root: Path, measured: Sequence[Measured]
 ) -> str:
     """The text of ``manifest.toml``."""
-    recipe, family = trained.recipe, FAMILIES[trained.recipe["family"]]
-    side = recipe["side"]
-    head: dict[str, Any] = {"schema": 1, "name": name, "family": family.name}
-    head |= {"role": "classifier", "file": "model.onnx", "sha256": sha256}
-    parts = [_lines(head)]
+    recipe, side = trained.recipe, trained.side
+    role = "classifier" if trained.kind == "classifier" else "removal"
+    head: dict[str, Any] = {"schema": 1, "name": name, "family": trained.family}
+    head |= {"role": role, "file": "model.onnx", "sha256": sha256}
     tensor: dict[str, Any] = {"tensor": "input", "layout": "NCHW", "rows": side, "columns": side}
-    tensor |= {"channels": 3, "range": [0.0, 1.0], "mean": list(family.mean)}
-    tensor |= {"std": list(family.std), "fit": "pad"}
-    parts.append("[input]\n" + _lines(tensor))
-    for task, labels in trained.labels.items():
-        output = {"task": task, "tensor": task, "kind": "logits", "labels": labels}
-        parts.append("[[outputs]]\n" + _lines(output))
-    parts += ['[features]\ntensor = "features"\n', '[cam]\ntensor = "cam"\n']
-    parts += ["[[data]]\n" + _lines(entry) for entry in data_entries(root, trained)]
-    parts += ["[[accuracy]]\n" + _lines(accuracy.entry(name)) for accuracy in measured]
+    tensor |= {"channels": 3, "range": [0.0, 1.0]}
+    if role == "classifier":
+        family = FAMILIES[trained.family]
+        tensor |= {"mean": list(family.mean), "std": list(family.std)}
+    else:
+        tensor |= {"mean": [0.0], "std": [1.0]}
+    parts = [_lines(head), "[input]\n" + _lines(tensor | {"fit": "pad"})]
+    if role == "classifier":
+        for task, labels in trained.labels.items():
+            output = {"task": task, "tensor": task, "kind": "logits", "labels": labels}
+            parts.append("[[outputs]]\n" + _lines(output))
+        parts += ['[features]\ntensor = "features"\n', '[cam]\ntensor = "cam"\n']
+    else:
+        parts += [
+            "[[outputs]]\n" + _lines({"kind": kind, "tensor": kind}) for kind in ("image", "mask")
+        ]
+    parts += ["[[data]]\n" + _lines(entry) for entry in data_entries(root, recipe["tasks"])]
+    parts += ["[[accuracy]]\n" + _lines(figures.entry(name)) for figures in measured]
     made = {
-        "command": train_command(recipe),
+        "command": train_command(trained),
         "init": recipe["init"],
-        "epochs": sum(recipe["cycles"]),
+        "epochs": round(sum(trained.progress["cycle_epochs"])),
     }
     made |= {"seconds": round(trained.progress["seconds"]), "hardware": trained.hardware}
     parts.append("[made]\n" + _lines(made | {"seed": recipe["seed"]}))
     return "\n".join(parts)
 
 
-def data_entries(root: Path, trained: Trained) -> list[dict[str, Any]]:
+def data_entries(root: Path, tasks: Sequence[str]) -> list[dict[str, Any]]:
     """One entry for every public data set that the network has learned from."""
     entries = []
-    for task in trained.labels:
+    for task in tasks:
         images = load_split(root, task, "train", 8)
         for source in SOURCES[task]:
             own = [images.labels.index(label) for label in source.labels]
@@ -233,11 +276,9 @@ def _lines(entries: dict[str, Any]) -> str:
 
 
 def _value(value: Any) -> str:
-    if isinstance(value, str):
-        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return "[" + ", ".join(_value(item) for item in value) + "]"
-    return repr(value)
+    return json.dumps(value, ensure_ascii=False)  # numbers and strings are written as in JSON
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -246,6 +287,13 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--checkpoint", type=Path, required=True, help="best.pt of a run")
     parser.add_argument("--data", type=Path, help="folder of the data sets (or MIAD_DATA)")
     parser.add_argument("--out", type=Path, required=True, help="the model's folder")
+    parser.add_argument(
+        "--classifiers",
+        type=Path,
+        nargs="*",
+        help="a remover is measured with these models' accuracy (default: those beside --out)",
+    )
+    parser.add_argument("--limit", type=int, help="measure a remover on so many pictures a task")
     return parser
 
 
@@ -256,18 +304,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     trained = load_trained(given.checkpoint)
     given.out.mkdir(parents=True, exist_ok=True)
     path: Path = given.out / "model.onnx"
-    side = trained.recipe["side"]
-    path.write_bytes(to_onnx(trained.network, side).SerializeToString())
-    for name, difference in check_parity(trained.network, path, side, 0).items():
+    path.write_bytes(to_onnx(trained.network, trained.side).SerializeToString())
+    for name, difference in check_parity(trained.network, path, trained.side).items():
         print(f"{name}: {difference:.1e}")
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    family = FAMILIES[trained.recipe["family"]]
-    measured = [
-        measure(path, task, load_split(root, task, "test", side), family.mean, family.std)
-        for task in trained.labels
-    ]
-    for accuracy in measured:
-        print(accuracy)
+    measured: list[Measured] = []
+    for task in trained.recipe["tasks"]:
+        if trained.kind == "classifier":
+            family = FAMILIES[trained.family]
+            images = load_split(root, task, "test", trained.side)
+            measured.append(measure(path, task, images, family.mean, family.std))
+        else:
+            images = load_split(root, task, "test", trained.side)
+            judges = given.classifiers or beside(given.out, task)
+            measured.append(measure_removal(path, task, images, judges, given.limit))
+        print(measured[-1])
     text = manifest(given.out.name, trained, sha256, root, measured)
     (given.out / "manifest.toml").write_text(text, encoding="utf-8")
     print(f"{path}: {path.stat().st_size / 1e6:.2f} MB, epoch {trained.progress['best_epoch']}")

@@ -1,12 +1,10 @@
-"""Train one network on one or more tasks: ``python -m training.train --help``."""
+"""Train one classifier on one or more tasks: ``python -m training.train --help``."""
 
 from __future__ import annotations
 
 import argparse
-import os
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,61 +16,42 @@ from torch.nn import functional as F
 
 from training.architectures import FAMILIES, Family, Network, initialise, load_folded
 from training.augment import Augmentation, augment
-from training.data import (
-    TaskImages,
-    class_weights,
-    data_root,
-    hold_out,
-    load_split,
-    model_input,
+from training.data import TaskImages, data_root, hold_out, load_split
+from training.runs import (
+    Runner,
+    Schedule,
+    add_arguments,
+    limits_given,
+    run,
+    schedule_arguments,
 )
 
 PROBE_IMAGES = 64
 
 
-@dataclass(frozen=True)
-class Recipe:
+@dataclass(frozen=True, kw_only=True)
+class Recipe(Schedule):
     """Everything that decides the outcome of a run.
 
-    cycles: epochs of each cycle of the learning rate. rates: peak rate of each cycle.
-    side: of the network's input, pixels. stored_side: of the decoded pictures, pixels.
-    held_out: fraction of the training pictures kept for choosing the epoch.
-    init: how the weights began, in words.
+    task_power, class_power: a task (a class of it) is seen as often as its number of pictures
+    to this power says; what that leaves uneven between the classes of a task, the loss evens
+    out. focal: exponent of the focal loss (Lin et al. 2017), 0 for cross-entropy. held_out:
+    fraction of the training pictures kept for choosing the epoch.
     """
 
     family: str
     tasks: tuple[str, ...]
-    cycles: tuple[int, ...] = (15,)
-    batch: int = 32
-    rates: tuple[float, ...] = (1e-3,)
-    weight_decay: float = 0.02
+    task_power: float = 0.5
+    class_power: float = 0.5
+    focal: float = 0.0
     smoothing: float = 0.05
     held_out: float = 0.12
-    side: int = 160
-    stored_side: int = 176
-    seed: int = 2023
-    init: str = "scratch"
     augmentation: Augmentation = field(default_factory=Augmentation)
 
-    @property
-    def epochs(self) -> int:
-        """Epochs of all cycles."""
-        return sum(self.cycles)
 
-    def cycle(self, number: int) -> int:
-        """Which cycle epoch ``number`` (from 1) belongs to, from 0."""
-        return int(np.searchsorted(np.cumsum(self.cycles), number))
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a run stands; score: mean balanced accuracy on the held-out part, 0..1."""
-
-    epoch: int = 0
-    seconds: float = 0.0
-    best_epoch: int = 0
-    best_score: float = -1.0
-    best_loss: float = float("inf")
+def stored_side(side: int) -> int:
+    """Side at which pictures are kept for an input of ``side``: a tenth more, to rotate in."""
+    return side + side // 10
 
 
 @dataclass(frozen=True)
@@ -81,21 +60,76 @@ class Part:
 
     tasks: tuple[TaskImages, ...]
 
-    def batches(self, size: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
-        """Shuffled batches, tasks mixed; rows of (task, picture). Drops the incomplete last."""
-        index = np.concatenate(
-            [
-                np.stack([np.full(len(t.targets), i), np.arange(len(t.targets))], axis=1)
-                for i, t in enumerate(self.tasks)
-            ]
-        )
-        rng.shuffle(index)
-        for start in range(0, len(index) - size + 1, size):
-            yield index[start : start + size]
+    def __len__(self) -> int:
+        return sum(len(t.targets) for t in self.tasks)
+
+    def index(self) -> NDArray[np.int64]:
+        """All pictures, as rows of (task, picture)."""
+        pairs = [
+            np.stack([np.full(len(t.targets), i), np.arange(len(t.targets))], axis=1)
+            for i, t in enumerate(self.tasks)
+        ]
+        return np.concatenate(pairs)
+
+    def shares(self, task_power: float, class_power: float) -> NDArray[np.float64]:
+        """How often each picture (in the order of ``index``) is seen; 1 in all."""
+        task_share = np.array([len(t.targets) ** task_power for t in self.tasks])
+        task_share = task_share / task_share.sum()
+        pieces = []
+        for share, task in zip(task_share, self.tasks, strict=True):
+            counts = np.bincount(task.targets, minlength=len(task.labels))
+            per_picture = class_shares(counts, class_power) / np.maximum(counts, 1)
+            pieces.append(share * per_picture[task.targets])
+        return np.concatenate(pieces)
+
+    def batches(
+        self, size: int, shares: NDArray[np.float64], rng: np.random.Generator
+    ) -> Iterator[NDArray[np.int64]]:
+        """Shuffled batches of one epoch, tasks mixed; rows of (task, picture).
+
+        A picture comes ``shares`` times the number of all pictures, rounded up or down at
+        random. There are always as many batches as fit into the number of all pictures.
+        """
+        wanted = shares * len(shares)
+        copies = np.floor(wanted + rng.random(len(wanted))).astype(np.int64)
+        order = np.repeat(np.arange(len(shares)), copies)
+        total = len(shares) // size * size
+        missing = max(total - len(order), 0)
+        order = np.concatenate([order, rng.choice(len(shares), missing, p=shares)])
+        rng.shuffle(order)
+        index = self.index()
+        for start in range(0, total, size):
+            yield index[order[start : start + size]]
 
 
-class Trainer:
-    """A network, its optimiser and its data, advanced one epoch at a time."""
+def class_shares(counts: NDArray[np.int64], power: float) -> NDArray[np.float64]:
+    """How often each class of a task is seen, 1 in all: in proportion to counts ** power."""
+    raised = np.where(counts > 0, counts.astype(np.float64) ** power, 0.0)
+    shares: NDArray[np.float64] = raised / raised.sum()
+    return shares
+
+
+def loss_weights(images: TaskImages, power: float) -> NDArray[np.float32]:
+    """Weight per class that evens out what sampling leaves uneven; 1 on average."""
+    counts = np.bincount(images.targets, minlength=len(images.labels))
+    shares = class_shares(counts, power)
+    weights = np.where(shares > 0, 1.0 / (len(counts) * np.maximum(shares, 1e-12)), 0.0)
+    return weights.astype(np.float32)
+
+
+def classification_loss(
+    logits: Tensor, wanted: Tensor, weights: Tensor, smoothing: float, focal: float
+) -> Tensor:
+    """Sum of the weighted losses of (N, classes) logits: smoothed cross-entropy or focal."""
+    losses = F.cross_entropy(logits, wanted, reduction="none", label_smoothing=smoothing)
+    if focal:
+        sure = logits.softmax(1).gather(1, wanted[:, None])[:, 0]
+        losses = losses * (1.0 - sure).clamp_min(1e-6) ** focal
+    return (losses * weights[wanted]).sum()
+
+
+class Trainer(Runner):
+    """A classifier in training."""
 
     def __init__(
         self,
@@ -105,224 +139,144 @@ class Trainer:
         device: torch.device,
         initial: Mapping[str, Tensor] | None,
     ) -> None:
-        self.recipe, self.learn, self.choose, self.device = recipe, learn, choose, device
+        """The pictures must be at ``stored_side`` of the schedule's largest side."""
+        self.schedule = self.recipe = recipe
+        self.learn, self.choose, self.device = learn, choose, device
         self.family: Family = FAMILIES[recipe.family]
+        self.labels = {t.task: t.labels for t in learn.tasks}
+        power = recipe.class_power
+        self.shares = learn.shares(recipe.task_power, power)
+        self.weights = [torch.from_numpy(loss_weights(t, power)).to(device) for t in learn.tasks]
+        self.targets = [torch.from_numpy(t.targets).to(device) for t in learn.tasks]
+        self.begin_cycle(0)
         torch.manual_seed(recipe.seed)
-        network = Network(self.family, {t.task: t.labels for t in learn.tasks})
+        network = Network(self.family, self.labels)
         initialise(network, torch.Generator().manual_seed(recipe.seed))
         if initial is not None:
-            load_folded(network, initial, self._probe())
-        self.network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.weights = [torch.from_numpy(class_weights(t)).to(device) for t in learn.tasks]
-        pictures = sum(len(t.targets) for t in learn.tasks)
-        self.steps = pictures // recipe.batch
-        decayed = [p for p in self.network.parameters() if p.ndim > 1]
-        plain = [p for p in self.network.parameters() if p.ndim <= 1]
-        self.optimiser = torch.optim.AdamW(
-            [
-                {"params": decayed, "weight_decay": recipe.weight_decay},
-                {"params": plain, "weight_decay": 0.0},
-            ],
-            lr=recipe.rates[0],
-        )
-        self.begin_cycle(0)
+            load_folded(network.to(device), initial, self._probe())
+        self.prepare(network)
 
     def begin_cycle(self, cycle: int) -> None:
-        """Start a cycle of the learning rate: short warm-up, then a cosine to nothing."""
-        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimiser,
-            self.recipe.rates[cycle],
-            total_steps=self.recipe.cycles[cycle] * self.steps,
-            pct_start=0.15,
-            cycle_momentum=False,
-        )
+        """Bring the pictures to the size of a cycle, on the device."""
+        self.side = self.recipe.sides[cycle]
+        stored = stored_side(self.side)
+        self.pictures = [
+            resized(torch.from_numpy(t.images), stored, self.device) for t in self.learn.tasks
+        ]
+        self.held = [
+            resized(torch.from_numpy(t.images), self.side, self.device) for t in self.choose.tasks
+        ]
+        self.steps = len(self.learn) // self.recipe.batch
 
     def _probe(self) -> Tensor:
+        generator = torch.Generator(self.device).manual_seed(self.recipe.seed)
         rng = np.random.default_rng(self.recipe.seed)
-        rows = next(self.learn.batches(PROBE_IMAGES, rng))
-        return self._input(rows, rng)[0]
+        rows = next(self.learn.batches(min(PROBE_IMAGES, len(self.learn)), self.shares, rng))
+        return self._input(rows, generator)[0]
 
     def _input(
-        self, rows: NDArray[np.int64], rng: np.random.Generator
+        self, rows: NDArray[np.int64], generator: torch.Generator
     ) -> tuple[Tensor, list[tuple[int, Tensor]]]:
+        """The distorted pictures of a batch, task by task, and per task what they show."""
         pieces, targets = [], []
-        for i, task in enumerate(self.learn.tasks):
-            chosen = rows[rows[:, 0] == i, 1]
+        for i, task in enumerate(self.pictures):
+            chosen = torch.from_numpy(rows[rows[:, 0] == i, 1]).to(self.device)
             if len(chosen):
-                pieces.append(
-                    augment(task.images[chosen], self.recipe.side, self.recipe.augmentation, rng)
+                pieces.append(augment(task[chosen], self.side, self.recipe.augmentation, generator))
+                targets.append((i, self.targets[i][chosen]))
+        return self._normalised(torch.cat(pieces)), targets
+
+    def _normalised(self, scaled: Tensor) -> Tensor:
+        mean, std = (
+            torch.tensor(v, device=scaled.device).view(3, 1, 1)
+            for v in (self.family.mean, self.family.std)
+        )
+        return ((scaled - mean) / std).contiguous(memory_format=torch.channels_last)
+
+    def losses(self, rng: np.random.Generator, generator: torch.Generator) -> Iterator[Tensor]:
+        """The loss of every batch of one epoch."""
+        for rows in self.learn.batches(self.recipe.batch, self.shares, rng):
+            batch, targets = self._input(rows, generator)
+            with self.autocast():
+                logits = self.network(batch).logits
+            total, start = torch.zeros((), device=self.device), 0
+            for i, wanted in targets:
+                own = slice(start, start + len(wanted))
+                start = own.stop
+                total = total + classification_loss(
+                    logits[self.learn.tasks[i].task][own].float(),
+                    wanted,
+                    self.weights[i],
+                    self.recipe.smoothing,
+                    self.recipe.focal,
                 )
-                targets.append((i, torch.from_numpy(task.targets[chosen])))
-        mean, std = (torch.tensor(v).view(3, 1, 1) for v in (self.family.mean, self.family.std))
-        return (torch.cat(pieces) - mean) / std, targets
-
-    def epoch(self, number: int) -> float:
-        """Run epoch ``number`` (from 1); the mean training loss."""
-        cycle = self.recipe.cycle(number)
-        if number > 1 and cycle != self.recipe.cycle(number - 1):
-            self.begin_cycle(cycle)
-        # Seeded by the epoch, so that a resumed run sees what an unbroken one would.
-        rng = np.random.default_rng([self.recipe.seed, number])
-        torch.manual_seed(self.recipe.seed * 1000 + number)
-        self.network.train()
-        losses = []
-        for rows in self.learn.batches(self.recipe.batch, rng):
-            batch, targets = self._input(rows, rng)
-            batch = batch.to(self.device).contiguous(memory_format=torch.channels_last)
-            loss = self._loss(batch, targets)
-            self.optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
-            self.optimiser.step()
-            self.schedule.step()
-            losses.append(loss.item())
-        return float(np.mean(losses))
-
-    def _loss(self, batch: Tensor, targets: Sequence[tuple[int, Tensor]]) -> Tensor:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            logits = self.network(batch).logits
-        total, start = torch.zeros((), device=self.device), 0
-        for i, wanted in targets:
-            rows = slice(start, start + len(wanted))
-            start = rows.stop
-            total = total + F.cross_entropy(
-                logits[self.learn.tasks[i].task][rows].float(),
-                wanted.to(self.device),
-                self.weights[i],
-                reduction="sum",
-                label_smoothing=self.recipe.smoothing,
-            )
-        return total / len(batch)
+            yield total / len(batch)
 
     @torch.no_grad()
-    def validate(self) -> tuple[float, float]:
-        """Mean balanced accuracy (0..1) and mean cross-entropy over the held-out part."""
+    def validate(self) -> tuple[float, float, str]:
+        """Mean over tasks of balanced accuracy (0..1) and of cross-entropy, held-out part."""
         self.network.eval()
         scores, losses = [], []
-        for task in self.choose.tasks:
-            logits = torch.cat(
-                [
-                    self.network(
-                        torch.from_numpy(model_input(images, self.family.mean, self.family.std)).to(
-                            self.device
-                        )
-                    ).logits[task.task]
-                    for images in _chunks(_at_side(task.images, self.recipe.side), 32)
-                ]
-            ).cpu()
+        for i, task in enumerate(self.choose.tasks):
+            logits = self._logits(i)
             targets = torch.from_numpy(task.targets)
             losses.append(F.cross_entropy(logits, targets).item())
             right = (logits.argmax(1) == targets).numpy()
-            scores.append(np.mean([right[task.targets == c].mean() for c in set(task.targets)]))
-        return float(np.mean(scores)), float(np.mean(losses))
+            scores.append(
+                float(np.mean([right[task.targets == c].mean() for c in set(task.targets)]))
+            )
+        score, loss = float(np.mean(scores)), float(np.mean(losses))
+        each = " ".join(f"{value:.2f}" for value in scores)
+        return score, loss, f"loss {loss:.3f} balanced accuracy {score:.3f} ({each})"
+
+    def _logits(self, i: int) -> Tensor:
+        answers = []
+        for chunk in torch.split(self.held[i], 32 if self.device.type == "cpu" else 256):
+            scaled = chunk.float().expand(-1, 3, -1, -1) / 255.0
+            with self.autocast():
+                outputs = self.network(self._normalised(scaled))
+            answers.append(outputs.logits[self.choose.tasks[i].task].float().cpu())
+        return torch.cat(answers)
+
+    def facts(self) -> dict[str, Any]:
+        """What a checkpoint needs besides weights and progress."""
+        labels = {task: list(names) for task, names in self.labels.items()}
+        return {"kind": "classifier", "labels": labels}
 
 
-def _chunks(images: NDArray[np.uint8], size: int) -> Iterator[NDArray[np.uint8]]:
-    for start in range(0, len(images), size):
-        yield images[start : start + size]
-
-
-def _at_side(images: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    resized = F.interpolate(torch.from_numpy(images), (side, side), mode="bilinear", antialias=True)
-    return resized.numpy()
+def resized(images: Tensor, side: int, device: torch.device) -> Tensor:
+    """Pictures (n, c, h, w) uint8 at ``side`` x ``side`` pixels on ``device``."""
+    if images.shape[2:] == (side, side):
+        return images.to(device)
+    pieces = []
+    for chunk in torch.split(images, 256):
+        smaller = F.interpolate(
+            chunk.to(device).float(), (side, side), mode="bilinear", antialias=True
+        )
+        pieces.append(smaller.round().clamp(0, 255).byte())
+    return torch.cat(pieces)
 
 
 def load_parts(root: Path, recipe: Recipe) -> tuple[Part, Part]:
     """The training split of every task, as a part to learn from and one to choose epochs by."""
     rng = np.random.default_rng(recipe.seed)
+    side = stored_side(max(recipe.sides))
     divided = [
-        hold_out(load_split(root, task, "train", recipe.stored_side), recipe.held_out, rng)
+        hold_out(load_split(root, task, "train", side), recipe.held_out, rng)
         for task in recipe.tasks
     ]
     return Part(tuple(d[0] for d in divided)), Part(tuple(d[1] for d in divided))
-
-
-def describe_hardware(device: torch.device) -> str:
-    """The hardware in a few words, for the manifest."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{os.cpu_count()} CPU cores"
-
-
-def run(trainer: Trainer, out: Path, resume: bool) -> Progress:
-    """Train to the end of the recipe, writing ``last.pt`` and ``best.pt`` into ``out``."""
-    out.mkdir(parents=True, exist_ok=True)
-    progress = _resume(trainer, out / "last.pt") if resume else Progress()
-    for number in range(progress.epoch + 1, trainer.recipe.epochs + 1):
-        started = time.monotonic()
-        training_loss = trainer.epoch(number)
-        score, loss = trainer.validate()
-        seconds = progress.seconds + time.monotonic() - started
-        better = (score, -loss) > (progress.best_score, -progress.best_loss)
-        best = (
-            (number, score, loss)
-            if better
-            else (progress.best_epoch, progress.best_score, progress.best_loss)
-        )
-        progress = Progress(number, seconds, *best)
-        print(
-            f"epoch {number:2d}  loss {training_loss:.3f}  held out: loss {loss:.3f} "
-            f"balanced accuracy {score:.3f}  {seconds:.0f} s{'  best' if better else ''}",
-            flush=True,
-        )
-        if better:
-            _save(out / "best.pt", _summary(trainer, progress))
-        _save(out / "last.pt", _summary(trainer, progress) | _state(trainer))
-    return progress
-
-
-def _summary(trainer: Trainer, progress: Progress) -> dict[str, Any]:
-    return {
-        "network": trainer.network.state_dict(),
-        "recipe": asdict(trainer.recipe),
-        "labels": {t.task: list(t.labels) for t in trainer.learn.tasks},
-        "progress": asdict(progress),
-        "hardware": describe_hardware(trainer.device),
-    }
-
-
-def _state(trainer: Trainer) -> dict[str, Any]:
-    return {
-        "optimiser": trainer.optimiser.state_dict(),
-        "schedule": trainer.schedule.state_dict(),
-    }
-
-
-def _save(path: Path, checkpoint: dict[str, Any]) -> None:
-    temporary = path.with_suffix(".tmp")
-    torch.save(checkpoint, temporary)
-    temporary.replace(path)
-
-
-def _resume(trainer: Trainer, path: Path) -> Progress:
-    if not path.exists():
-        return Progress()
-    checkpoint = torch.load(path, map_location=trainer.device, weights_only=True)
-    if checkpoint["recipe"] != asdict(trainer.recipe):
-        raise ValueError(f"{path} was made by another recipe: {checkpoint['recipe']}")
-    progress = Progress(**checkpoint["progress"])
-    trainer.begin_cycle(trainer.recipe.cycle(progress.epoch))
-    trainer.network.load_state_dict(checkpoint["network"])
-    trainer.optimiser.load_state_dict(checkpoint["optimiser"])
-    trainer.schedule.load_state_dict(checkpoint["schedule"])
-    return progress
 
 
 def arguments() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m training.train", description=__doc__)
     parser.add_argument("--family", required=True, choices=sorted(FAMILIES))
-    parser.add_argument("--tasks", required=True, help="comma-separated data set names")
-    parser.add_argument("--data", type=Path, help="folder of the data sets (or MIAD_DATA)")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the checkpoints")
+    add_arguments(parser)
+    parser.add_argument("--focal", type=float, default=0.0, help="exponent of the focal loss")
+    parser.add_argument("--decay", type=float, default=Recipe.weight_decay, help="of the weights")
     parser.add_argument("--init", type=Path, help="state dict with folded batch norms")
     parser.add_argument("--init-origin", default="", help="what --init is, with its licence")
-    parser.add_argument("--epochs", default="15", help="of every cycle: 20 or 20,12")
-    parser.add_argument("--rate", default="0.001", help="peak learning rate of every cycle")
-    parser.add_argument("--batch", type=int, default=Recipe.batch)
-    parser.add_argument("--seed", type=int, default=Recipe.seed)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--resume", action="store_true", help="go on from --out/last.pt")
     return parser
 
 
@@ -332,16 +286,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     recipe = Recipe(
         family=given.family,
         tasks=tuple(given.tasks.split(",")),
-        cycles=tuple(int(part) for part in given.epochs.split(",")),
-        rates=tuple(float(part) for part in given.rate.split(",")),
-        batch=given.batch,
-        seed=given.seed,
+        focal=given.focal,
+        weight_decay=given.decay,
         init=(given.init_origin or given.init.name) if given.init else "scratch",
+        **schedule_arguments(given),
     )
+    limits = limits_given(given)
     initial = torch.load(given.init, weights_only=True) if given.init else None
     learn, choose = load_parts(data_root(given.data), recipe)
     trainer = Trainer(recipe, learn, choose, torch.device(given.device), initial)
-    run(trainer, given.out, given.resume)
+    run(trainer, given.out, given.resume, limits)
 
 
 if __name__ == "__main__":

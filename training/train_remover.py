@@ -1,0 +1,232 @@
+"""Train a network that removes visible marks: ``python -m training.train_remover --help``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from training.data import data_root, hold_out, load_split
+from training.marks import Marked, Marking, logo_bank, mark
+from training.quality import overlap, psnr, ssim
+from training.removers import REMOVERS, Removed, initialise_remover
+from training.runs import (
+    Runner,
+    Schedule,
+    add_arguments,
+    limits_given,
+    run,
+    schedule_arguments,
+)
+from training.train import Part
+
+# Marks that are measured have other logos than those that are learned.
+LEARNED_LOGOS, CHOOSING_LOGOS = 2048, 64
+CHOOSING_PICTURES = 96
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoverRecipe(Schedule):
+    """Everything that decides the outcome of a run.
+
+    picture_side: of the whole pictures that are marked, pixels; where the schedule's side is
+    smaller, the network sees a crop of it. unmarked: fraction of pictures without a mark.
+    """
+
+    remover: str
+    tasks: tuple[str, ...]
+    picture_side: int = 224
+    unmarked: float = 0.04
+    task_power: float = 0.5
+    held_out: float = 0.12
+    marking: Marking = field(default_factory=Marking)
+
+
+def removal_loss(found: Removed, marked: Marked) -> Tensor:
+    """The loss of a batch: how far picture, mask, mark and opacity are from the truth.
+
+    Errors inside the mark are averaged over its own area, so that small marks count as well.
+    """
+    area = marked.mask.sum().clamp_min(1.0)
+
+    def inside(error: Tensor) -> Tensor:
+        return (error.abs() * marked.mask).sum() / (area * error.shape[1])
+
+    total = inside(found.image - marked.clean) + inside(found.refined - marked.clean)
+    total = total + 0.6 * inside(found.coarse - marked.clean)
+    total = total + 10.0 * (found.image - marked.clean).abs().mean()
+    total = total + 0.3 * (1.0 - ssim(found.image, marked.clean).mean())
+    total = total + mask_loss(found.mask, marked.mask) + 0.3 * inside(found.mark - marked.mark)
+    if found.alpha is not None:
+        total = total + 0.6 * inside(found.alpha - marked.alpha)
+    return total
+
+
+def mask_loss(found: Tensor, wanted: Tensor) -> Tensor:
+    """Cross-entropy of the mask, and 1 less its overlap, which no empty mask makes small."""
+    doubt = F.binary_cross_entropy(found.clamp(1e-5, 1.0 - 1e-5), wanted)
+    both = (found * wanted).sum()
+    either = found.sum() + wanted.sum() - both
+    return doubt + 0.5 * (1.0 - (both + 1.0) / (either + 1.0))
+
+
+def in_float32(found: Removed) -> Removed:
+    """What a network found in bfloat16, for a loss that needs more."""
+    alpha = None if found.alpha is None else found.alpha.float()
+    image, mask, coarse, refined, logo = (part.float() for part in found[:5])
+    return Removed(image, mask, coarse, refined, logo, alpha)
+
+
+class RemoverTrainer(Runner):
+    """A removal network in training."""
+
+    def __init__(
+        self, recipe: RemoverRecipe, learn: Part, choose: Part, device: torch.device
+    ) -> None:
+        self.schedule = self.recipe = recipe
+        self.learn, self.choose, self.device = learn, choose, device
+        self.pictures = [torch.from_numpy(t.images).to(device) for t in learn.tasks]
+        self.shares = learn.shares(recipe.task_power, 1.0)
+        bank = logo_bank(LEARNED_LOGOS, recipe.seed)
+        self.bank = torch.from_numpy(bank).to(device)
+        self.begin_cycle(0)
+        torch.manual_seed(recipe.seed)
+        network = REMOVERS[recipe.remover]()
+        initialise_remover(network, torch.Generator().manual_seed(recipe.seed))
+        self.prepare(network)
+        self.held = self._held_out()
+
+    def begin_cycle(self, cycle: int) -> None:
+        """Take the crop size of a cycle."""
+        self.side = self.recipe.sides[cycle]
+        self.steps = len(self.learn) // self.recipe.batch
+
+    def _marked(self, rows: NDArray[np.int64], generator: torch.Generator) -> Marked:
+        pieces, colours = [], []
+        for i, task in enumerate(self.pictures):
+            chosen = torch.from_numpy(rows[rows[:, 0] == i, 1]).to(self.device)
+            pieces.append(task[chosen].float().expand(-1, 3, -1, -1) / 255.0)
+            colours.append(torch.full((len(chosen),), task.shape[1] == 3, device=self.device))
+        clean, colour = torch.cat(pieces), torch.cat(colours)
+        clean = turned(clean, generator)
+        found = mark(clean, self.bank, self.recipe.marking, generator, colour)
+        spared = torch.rand(len(clean), device=self.device, generator=generator)
+        return cropped(without(found, spared < self.recipe.unmarked), self.side, generator)
+
+    def losses(self, rng: np.random.Generator, generator: torch.Generator) -> Iterator[Tensor]:
+        """The loss of every batch of one epoch."""
+        for rows in self.learn.batches(self.recipe.batch, self.shares, rng):
+            marked = self._marked(rows, generator)
+            fed = marked.image.contiguous(memory_format=torch.channels_last)
+            with self.autocast():
+                found = self.network(fed)
+            yield removal_loss(in_float32(found), marked)
+
+    def _held_out(self) -> list[Marked]:
+        """A few whole pictures of every task that nothing is learned from, marked for good."""
+        generator = torch.Generator().manual_seed(self.recipe.seed)
+        bank = torch.from_numpy(logo_bank(CHOOSING_LOGOS, self.recipe.seed + 1))
+        each = -(-CHOOSING_PICTURES // len(self.choose.tasks))
+        held = []
+        for task in self.choose.tasks:
+            some = np.random.default_rng(self.recipe.seed).permutation(len(task.targets))[:each]
+            clean = torch.from_numpy(task.images[some]).float().expand(-1, 3, -1, -1) / 255.0
+            colour = torch.full((len(some),), task.images.shape[1] == 3)
+            held.append(mark(clean, bank, self.recipe.marking, generator, colour))
+        return held
+
+    @torch.no_grad()
+    def validate(self) -> tuple[float, float, str]:
+        """Mean PSNR in dB, 1 - SSIM, and these with the overlap of the masks in words."""
+        self.network.eval()
+        figures = []
+        for marked in self.held:
+            for part in range(0, len(marked.image), 8):
+                rows = slice(part, part + 8)
+                found = self.network(marked.image[rows].to(self.device))
+                image, mask = found.image.float().cpu(), found.mask.float().cpu()
+                clean = marked.clean[rows]
+                values = (psnr(image, clean), ssim(image, clean), overlap(mask, marked.mask[rows]))
+                figures.append(torch.stack([v.double() for v in values], dim=1))
+        noise, alike, same = torch.cat(figures).mean(dim=0).tolist()
+        return noise, 1.0 - alike, f"PSNR {noise:.2f} dB  SSIM {alike:.4f}  mask IoU {same:.3f}"
+
+    def facts(self) -> dict[str, Any]:
+        """What a checkpoint needs besides weights and progress."""
+        return {"kind": "remover"}
+
+
+def turned(clean: Tensor, generator: torch.Generator) -> Tensor:
+    """Mirror and transpose pictures (N, 3, side, side) at random."""
+    for change in range(3):
+        chosen = torch.rand(len(clean), device=clean.device, generator=generator) < 0.5
+        changed = clean.transpose(2, 3) if change == 2 else clean.flip(2 + change)
+        clean = torch.where(chosen.view(-1, 1, 1, 1), changed, clean)
+    return clean
+
+
+def without(marked: Marked, spared: Tensor) -> Marked:
+    """Take the marks off again where ``spared`` ((N,) bool) holds."""
+    here = spared.view(-1, 1, 1, 1)
+    return Marked(
+        torch.where(here, torch.round(marked.clean * 255.0) / 255.0, marked.image),
+        marked.clean,
+        *(x.masked_fill(here, 0.0) for x in (marked.mask, marked.alpha, marked.mark)),
+    )
+
+
+def cropped(marked: Marked, side: int, generator: torch.Generator) -> Marked:
+    """The same random square of ``side`` pixels out of every tensor of a batch."""
+    whole = marked.image.shape[2]
+    if side >= whole:
+        return marked
+    y, x = torch.randint(whole - side + 1, (2,), generator=generator, device=generator.device)
+    rows, columns = slice(int(y), int(y) + side), slice(int(x), int(x) + side)
+    parts = (marked.image, marked.clean, marked.mask, marked.alpha, marked.mark)
+    return Marked(*(part[:, :, rows, columns] for part in parts))
+
+
+def load_pictures(root: Path, recipe: RemoverRecipe) -> tuple[Part, Part]:
+    """The training split of every task, to learn from and to choose the epoch by."""
+    rng = np.random.default_rng(recipe.seed)
+    divided = [
+        hold_out(load_split(root, task, "train", recipe.picture_side), recipe.held_out, rng)
+        for task in recipe.tasks
+    ]
+    return Part(tuple(d[0] for d in divided)), Part(tuple(d[1] for d in divided))
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m training.train_remover", description=__doc__)
+    parser.add_argument("--remover", required=True, choices=sorted(REMOVERS))
+    add_arguments(parser)
+    parser.set_defaults(side="128")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train as the command line says."""
+    given = arguments().parse_args(argv)
+    recipe = RemoverRecipe(
+        remover=given.remover,
+        tasks=tuple(given.tasks.split(",")),
+        weight_decay=1e-4,
+        **schedule_arguments(given),
+    )
+    limits = limits_given(given)
+    learn, choose = load_pictures(data_root(given.data), recipe)
+    trainer = RemoverTrainer(recipe, learn, choose, torch.device(given.device))
+    run(trainer, given.out, given.resume, limits)
+
+
+if __name__ == "__main__":
+    main()
