@@ -30,9 +30,9 @@ def test_a_file_that_changes_while_it_is_read(miad, study, logo, work, monkeypat
     before = source.read_bytes()
     read = miad_cli.protect.read_picture
 
-    def read_and_change(content, name):
+    def read_and_change(content, name, largest):
         source.write_bytes(b"something else by now")
-        return read(content, name)
+        return read(content, name, largest)
 
     line = ("protect", source, "--logo", logo, "-o", "out", "--search", "random")
     with monkeypatch.context() as patch:
