@@ -7,7 +7,7 @@ restoration proves it from what was written.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, Protocol
@@ -32,6 +32,7 @@ from miad_cli.imaging.picture import (
     Identity,
     Picture,
     container_in,
+    doubt_about,
     evidence_of,
     identify,
     read_picture,
@@ -93,17 +94,20 @@ def write_instance(
     marking: Marking,
     sealing: Sealing,
     reference: Callable[[str], str] | None = None,
+    originals: Collection[str] = (),
 ) -> WrittenInstance:
     """Write the protected file, and its sidecar where the carrier asks for one.
 
     Nothing takes its final name before the original was restored from the written bytes.
     `reference` gives what stands for the UID of another instance or series; by default a UID
-    that leads nowhere.
+    that leads nowhere. `originals` are UIDs that must not be left anywhere in the file.
 
     Raises:
         PictureFailed: the picture cannot be written, or not so that it could be restored.
     """
-    bare = _bare_file(picture, marking.stored, sealing, reference or sealing.dangling_uid)
+    bare = _bare_file(
+        picture, marking.stored, sealing, reference or sealing.dangling_uid, originals
+    )
     identity, evidence = _described(bare.content(), marking)
     syntax, embedded = bare.syntax, sealing.carrier != "sidecar"
     modes = _modes(sealing.payload, picture)
@@ -181,7 +185,11 @@ class _BareInstance:
 
 
 def _bare_file(
-    picture: Picture, stored: Stored, sealing: Sealing, reference: Callable[[str], str]
+    picture: Picture,
+    stored: Stored,
+    sealing: Sealing,
+    reference: Callable[[str], str],
+    originals: Collection[str],
 ) -> _Bare:
     if isinstance(picture, RasterPicture):
         return _BarePng(write_png(picture, stored))
@@ -189,6 +197,7 @@ def _bare_file(
         new_sop_uid(picture, stored, sealing),
         sealing.new_series_uid(str(picture.dataset.get("SeriesInstanceUID") or "")),
         reference,
+        originals,
     )
     derived = derive_instance(picture, stored, identity, _METHOD)
     return _BareInstance(derived, UID(derived.dataset.file_meta.TransferSyntaxUID).name)
@@ -291,6 +300,8 @@ def _write_proved(
         reread = _reread(protected, marking.stored)
         if not _same(_stored(reread), marking.stored):
             raise PictureFailed("the written pixels are not the ones that were decided on")
+        if doubt := doubt_about(reread):
+            raise PictureFailed(f"it cannot be written so that all readers agree: {doubt}")
         carried = container_in(reread)
         if embedded and (carried is None or not carried.startswith(container)):
             raise PictureFailed("the container did not survive in the file")

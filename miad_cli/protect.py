@@ -31,7 +31,7 @@ from miad_cli.files import (
 from miad_cli.imaging.derivation import CREATOR_UID
 from miad_cli.imaging.dicom import DicomPicture, NoPicture
 from miad_cli.imaging.masks import read_masks
-from miad_cli.imaging.picture import Picture, container_in, read_picture
+from miad_cli.imaging.picture import Picture, container_in, container_in_file, read_picture
 from miad_cli.instance import Sealing, job_of, new_sop_uid, write_instance
 from miad_cli.models.bank import Bank, load_bank
 from miad_cli.models.session import Device, choose_device
@@ -181,7 +181,18 @@ class _Run:
         return (parse_recipient(recipient),)
 
     def outcome_of(self, file: InputFile, group: Group) -> Outcome:
-        """Protect one file; whatever goes wrong with it alone becomes its outcome."""
+        """Protect one file; whatever goes wrong with it alone becomes its outcome.
+
+        What an earlier run left of a file that is not in the output now is taken away: nobody
+        asked for it any more, and it would be passed on.
+        """
+        outcome = self._outcome_or_failure(file, group)
+        again = self.request.on_exists in ("replace", "resume") and not self.request.dry_run
+        if again and outcome.state in ("failed", "passed over"):
+            _remove_ours(self.request.output / self.names[file.relative])
+        return outcome
+
+    def _outcome_or_failure(self, file: InputFile, group: Group) -> Outcome:
         try:
             return self._outcome_of(file, group)
         except _Unreadable as error:
@@ -267,6 +278,7 @@ class _Run:
             marking,
             self._sealing(profile, bank),
             self._new_uid_for,
+            self.companions.originals,
         )
         return _protection(picture, profile, bank, marking, written, time.perf_counter() - started)
 
@@ -420,6 +432,19 @@ def _read(file: InputFile, largest: int) -> Picture | NoPicture | None:
         return read_picture(read_file(file.path), file.path, largest)
     except PictureFailed as error:
         raise _Unreadable(error.message, error.hint) from error
+
+
+def _remove_ours(target: Path) -> None:
+    """Delete what miad wrote there and its sidecar; nothing else."""
+    try:
+        ours = sidecar_of(target).exists() or (
+            target.is_file() and container_in_file(read_file(target)) is not None
+        )
+    except PictureFailed:
+        return
+    if ours:
+        target.unlink(missing_ok=True)
+        sidecar_of(target).unlink(missing_ok=True)
 
 
 def _is_protected(picture: Picture, path: Path) -> bool:

@@ -19,7 +19,7 @@ from miad_cli.errors import (
 )
 from miad_cli.files import InputFile, collect_inputs, read_file
 from miad_cli.imaging.dicom import DicomPicture, NoPicture, is_dicom, read_dicom
-from miad_cli.imaging.picture import Identity, container_in, identify, read_picture
+from miad_cli.imaging.picture import Identity, container_in, doubt_about, identify, read_picture
 from miad_cli.imaging.raster import raster_format
 from miad_cli.pacs.destinations import Destination
 from miad_cli.pacs.journal import Journal, journal_path, key_of, stored_before
@@ -226,7 +226,7 @@ def _judge(file: InputFile, owners: Collection[OwnerPublicKey]) -> _Ready | File
         return FileReport(file.relative, "left out", "a sidecar; a PACS keeps none")
     try:
         content = read_file(file.path)
-        if raster_format(content[:16]):
+        if not is_dicom(content[:132]) and raster_format(content[:16]):
             return FileReport(file.relative, "left out", "not DICOM; a PACS takes only that")
         if not is_dicom(content[:132]) and read_picture(content, file.path) is None:
             return FileReport(file.relative, "left out", "not an image")
@@ -274,6 +274,8 @@ def _authentic(picture: DicomPicture, owners: Collection[OwnerPublicKey]) -> tup
     )
     if identity != sealed:
         raise VerificationFailed("not what was sealed")
+    if doubt := doubt_about(picture):
+        raise VerificationFailed(doubt)
     return identity, (embedded or b"").removesuffix(b"\0")
 
 

@@ -27,10 +27,11 @@ from miad_cli.errors import (
     exit_code_of,
 )
 from miad_cli.files import LINK, InputFile, collect_inputs, read_file, write_files
-from miad_cli.imaging.dicom import LARGEST_DECODED, NoPicture, is_dicom
+from miad_cli.imaging.dicom import LARGEST_DECODED, LARGEST_INFLATED, NoPicture, is_dicom
 from miad_cli.imaging.glance import glance_at
 from miad_cli.imaging.picture import Identity as PictureIdentity
-from miad_cli.imaging.picture import Picture, container_in, identify, read_picture
+from miad_cli.imaging.picture import Picture, container_in, doubt_about, identify, read_picture
+from miad_cli.imaging.structure import structure_fault
 from miad_cli.restoration import marked_again, restore
 from miad_cli.seal.carriers import is_sidecar, parse_copies, picture_of, read_sidecar, sidecar_of
 from miad_cli.seal.companion import has_companion_seal, is_unchanged
@@ -58,6 +59,7 @@ class Verdict(Enum):
     DAMAGED = "container missing or damaged"
     SIGNATURE_INVALID = "signature invalid"
     OWNER_UNKNOWN = "owner unknown"
+    DISPUTED = "readers differ"
     NOT_PROTECTED = "not protected"
     UNREADABLE = "unreadable"
     NO_PICTURE = "no picture"
@@ -214,12 +216,7 @@ def verify_file(
     except PictureFailed as error:
         return _bad(shown, Verdict.UNREADABLE, error.message)
     if picture is None or isinstance(picture, NoPicture):
-        if has_companion_seal(path):
-            return _of_companion(shown, path, content, owners, identities)
-        reason = picture.reason if picture else "not an image"
-        if _was_protected(content, path):
-            return _bad(shown, Verdict.DAMAGED, f"protected once, and no picture now: {reason}")
-        return Verification(shown, Verdict.NO_PICTURE, reason)
+        return _of_no_picture(shown, path, content, picture, owners, identities)
     try:
         identity = identify(picture)
         copies = (container_in(picture), read_sidecar(path))
@@ -232,11 +229,33 @@ def verify_file(
         unknown = isinstance(error, OwnerUnknown)
         verdict = Verdict.OWNER_UNKNOWN if unknown else Verdict.SIGNATURE_INVALID
         return _bad(shown, verdict, error.message)
+    if verdict is Verdict.AUTHENTIC and (doubt := doubt_about(picture)):
+        return _bad(shown, Verdict.DISPUTED, f"the seal is right, and yet: {doubt}")
     if verdict is Verdict.AUTHENTIC:
         found = _authentic(shown, container, copies)
     else:
         found = Verification(shown, verdict, reason, job=container.manifest.job)
     return _examined(found, container, picture, identities, drawings)
+
+
+def _of_no_picture(
+    name: PurePosixPath,
+    path: Path,
+    content: bytes,
+    found: NoPicture | None,
+    owners: Collection[OwnerPublicKey],
+    identities: Sequence[Identity],
+) -> Verification:
+    """The verdict on a file in which no picture was found."""
+    if has_companion_seal(path):
+        return _of_companion(name, path, content, owners, identities)
+    reason = found.reason if found else "not an image"
+    if _was_protected(content, path):
+        return _bad(name, Verdict.DAMAGED, f"protected once, and no picture now: {reason}")
+    if found is not None and found.has_pixels:
+        # Whatever it calls itself: others may show these pixels, and nobody vouches for them.
+        return _bad(name, Verdict.NOT_PROTECTED, f"{reason}, with pixels and without a seal")
+    return Verification(name, Verdict.NO_PICTURE, reason)
 
 
 def _of_companion(
@@ -289,6 +308,8 @@ def _at_a_glance(
     if identity is None:
         return None
     verdict, _, container = _judge(identity, containers)
+    if structure_fault(content, LARGEST_INFLATED):
+        return None
     return _authentic(name, container, copies) if verdict is Verdict.AUTHENTIC else None
 
 

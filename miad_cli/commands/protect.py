@@ -58,7 +58,7 @@ def protect_command(
         typer.Option("--models", help="Only this model: its name, folder or file; repeatable."),
     ] = None,
     mask: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             "--mask",
             help="Lesion masks, a file or a folder; none: keep off nothing. Default: what the "
@@ -155,8 +155,8 @@ def protect_command(
         logo=logo,
         output=output or default_output(inputs, "protected"),
         profile=chosen,
-        mask=None if mask is None or str(mask) == "none" else mask,
-        anywhere=str(mask) == "none",
+        mask=None if mask in (None, "none") else Path(mask),
+        anywhere=mask == "none",
         overrides=_overrides(search, models, payload, carrier, coherent),
         recipients=tuple(recipients),
         key_out=key_out,

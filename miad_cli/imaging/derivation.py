@@ -7,8 +7,9 @@ becomes is listed in docs/dicom.md.
 from __future__ import annotations
 
 import contextlib
+import re
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from io import BytesIO
@@ -52,7 +53,7 @@ _KEEPS_SYNTAX = (RLELossless, JPEGLSLossless, JPEG2000Lossless)
 _SMALLEST_JPEG_2000 = 32
 """Rows and columns that the encoder needs for its six resolutions."""
 
-_NO_DATA = (0x0000, 0x0002, 0xFFFE)
+NO_DATA = (0x0000, 0x0002, 0xFFFE)
 """Groups of commands (PS3.7), of file headers and of delimiters that lie about in some files."""
 
 _PALETTE = tuple(
@@ -85,6 +86,9 @@ _ONLY_OF_ORIGINALS = (
 """Attributes of Enhanced MR that PS3.3 C.8.13.4 and C.7.6.25 ask of an ORIGINAL or MIXED image.
 In a DERIVED one a validator takes them for an error; the sealed original keeps them."""
 
+_SHORTEST_UID = 8
+_UID = re.compile(rb"[0-9]+(?:[.][0-9]+){3,}")
+
 _TEXT = ("AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UT")
 """VRs that are padded with a space (PS3.5 6.2)."""
 
@@ -108,12 +112,13 @@ class NewIdentity:
     """The UIDs of the protected instance.
 
     `reference` gives what stands for the UID of another instance or series that this one refers
-    to: the original's would lead back to it.
+    to: the original's would lead back to it. `originals` are UIDs that must not be left anywhere.
     """
 
     sop_instance_uid: str
     series_instance_uid: str
     reference: Callable[[str], str] = str
+    originals: Collection[str] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,7 +154,7 @@ def derive_instance(
     _describe_pixels(dataset, picture, values)
     _drop_what_shows_the_original(dataset)
     _mark_as_derived(dataset, method)
-    _replace_uids(
+    left = _replace_uids(
         dataset,
         {
             str(picture.dataset.get("SOPInstanceUID") or ""): identity.sop_instance_uid,
@@ -160,6 +165,7 @@ def derive_instance(
     dataset.SOPInstanceUID = identity.sop_instance_uid
     dataset.file_meta.MediaStorageSOPInstanceUID = UID(identity.sop_instance_uid)
     dataset.SeriesInstanceUID = identity.series_instance_uid
+    _drop_traces(dataset, left.union(identity.originals))
     _mark_series(dataset)
     _write_meta(dataset)
     return _with_pixels(dataset, picture, values, original_vr)
@@ -387,10 +393,16 @@ def _mark_series(dataset: Dataset) -> None:
     dataset.SeriesDescription = (DESCRIPTION_PREFIX + described)[:64].strip()
 
 
-def _replace_uids(dataset: Dataset, new: dict[str, str], reference: Callable[[str], str]) -> None:
+def _replace_uids(
+    dataset: Dataset, new: dict[str, str], reference: Callable[[str], str]
+) -> set[str]:
     """Put the new UIDs wherever, at any depth, the data set names its own old ones, and
-    references in place of those of other instances and series. The study stays."""
+    references in place of those of other instances and series. The study stays.
+
+    Returns the UIDs that were replaced.
+    """
     kept = ("", str(dataset.get("StudyInstanceUID") or ""))
+    left = set(new) - {*kept}
     for item in _all_items(dataset):
         for tag in list(item.keys()):
             element = _readable(item, tag)
@@ -404,7 +416,27 @@ def _replace_uids(dataset: Dataset, new: dict[str, str], reference: Callable[[st
                 for value in values
             ]
             if replaced != values:
+                left |= {*values} - {*replaced}
                 element.value = replaced if len(replaced) > 1 else replaced[0]
+    return left
+
+
+def _drop_traces(dataset: Dataset, uids: Set[str]) -> None:
+    """Drop text and private elements in which one of `uids` stands: it would lead back to the
+    original, and nobody can say what else the element means by it. The sealed original keeps
+    them."""
+    wanted = {uid.encode("ascii", "replace") for uid in uids if len(uid) >= _SHORTEST_UID}
+    for item in _all_items(dataset):
+        for tag in list(item.keys()):
+            raw = item.get_item(tag)
+            if raw.VR not in ("SQ", "UI") and _tokens(raw.value) & wanted:
+                del item[tag]
+
+
+def _tokens(value: object) -> set[bytes]:
+    """Everything in a value that looks like a UID."""
+    content = value if isinstance(value, bytes) else str(value).encode("ascii", "replace")
+    return {run.strip(b".") for run in _UID.findall(content)}
 
 
 def _all_items(dataset: Dataset) -> Iterator[Dataset]:
@@ -452,11 +484,12 @@ def _delete(dataset: Dataset, *keywords: str) -> None:
 
 def _write_meta(dataset: Dataset) -> None:
     for tag in list(dataset.keys()):
-        if tag >> 16 in _NO_DATA:
+        if tag >> 16 in NO_DATA:
             del dataset[tag]
     for item in _all_items(dataset):
         _pad_with_spaces(item)
     meta = dataset.file_meta
+    _delete(meta, "PrivateInformation", "PrivateInformationCreatorUID")
     meta.ImplementationClassUID = PYDICOM_IMPLEMENTATION_UID
     meta.ImplementationVersionName = f"MIAD {__version__}"[:16]
 

@@ -36,6 +36,7 @@ from miad_cli.imaging.codestreams import refuse_other_shape
 from miad_cli.imaging.digests import attribute_facts
 from miad_cli.imaging.display import display_window, padding_range, pixel_aspect
 from miad_cli.imaging.image import MedicalImage, StudyFacts
+from miad_cli.imaging.structure import read_file_meta
 from miad_cli.imaging.words import Values, WordLayout, Words
 
 Frame = NDArray[np.integer[Any]]
@@ -54,7 +55,10 @@ _PIECE = 1 << 20
 A_DICOMDIR = "a DICOMDIR"
 """The reason of a NoPicture that is a directory of other files (PS3.10 Section 8.6)."""
 
-_NO_PICTURE = {
+_LONGEST_META = 1 << 16
+"""Bytes within which a file names its transfer syntax, whatever is wrong with its header."""
+
+NO_PICTURE = {
     "1.2.840.10008.5.1.4.1.1.66.4": "a segmentation",
     "1.2.840.10008.5.1.4.1.1.66.7": "a label map segmentation",
     "1.2.840.10008.5.1.4.1.1.30": "a parametric map",
@@ -64,9 +68,11 @@ _NO_PICTURE = {
 
 @dataclass(frozen=True)
 class NoPicture:
-    """A DICOM object that carries no picture to protect, and what it is instead."""
+    """A DICOM object that carries no picture to protect, and what it is instead. `has_pixels` where
+    others may show it as a picture all the same."""
 
     reason: str
+    has_pixels: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,7 +145,7 @@ def read_dicom(content: bytes, largest: int = LARGEST_DECODED) -> DicomPicture |
     with _decoding(dataset):
         reason = _why_no_picture(dataset)
         if reason:
-            return NoPicture(reason)
+            return NoPicture(reason, "PixelData" in dataset)
         facts = attribute_facts(dataset)
         return DicomPicture(content, dataset, facts, *_pixels(content, dataset, largest))
 
@@ -206,21 +212,19 @@ def read_attributes(content: bytes, largest: int = LARGEST_DECODED) -> Dataset:
     return dataset
 
 
-_parse = read_attributes  # the name it had
-
-
 def _refuse_deflate_bomb(content: bytes, largest: int) -> None:
     """Measure what a deflated data set (PS3.5 A.5) unpacks to before pydicom unpacks it whole.
 
     Raises:
         PictureFailed: it is more than a file may hold.
     """
-    announced = content[132:138] == b"\x02\x00\x00\x00UL"
-    start = 144 + int.from_bytes(content[140:144], "little")
-    if not announced or DeflatedExplicitVRLittleEndian.encode() not in content[144:start]:
+    meta = read_file_meta(content)
+    if meta is None and DeflatedExplicitVRLittleEndian.encode() in content[:_LONGEST_META]:
+        raise PictureFailed("its file header is broken, and its data set may be deflated")
+    if meta is None or meta.transfer_syntax != DeflatedExplicitVRLittleEndian:
         return
     limit = largest if largest > LARGEST_DECODED else LARGEST_INFLATED
-    stream, waiting, size = zlib.decompressobj(-zlib.MAX_WBITS), content[start:], 0
+    stream, waiting, size = zlib.decompressobj(-zlib.MAX_WBITS), content[meta.end :], 0
     while waiting and not stream.eof:
         try:
             size += len(stream.decompress(waiting, 1 << 20))
@@ -245,8 +249,8 @@ def _why_no_picture(dataset: Dataset) -> str:
     sop_class = UID(dataset.get("SOPClassUID") or stored_as or "")
     if MediaStorageDirectoryStorage in (stored_as, sop_class):
         return A_DICOMDIR
-    if sop_class in _NO_PICTURE:
-        return _NO_PICTURE[sop_class]
+    if sop_class in NO_PICTURE:
+        return NO_PICTURE[sop_class]
     if "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset:
         return "floating point pixels"
     if "PixelData" not in dataset and "SOPClassUID" not in dataset:

@@ -134,7 +134,7 @@ def _glance(content: bytes) -> Glance:
 def _check_kind(elements: Elements, stored_as: str) -> None:
     """Raise _NotPlain unless these are the elements of one grey or RGB picture in integers."""
     kind = _text(elements, "SOPClassUID")
-    if kind != stored_as or kind in dicom._NO_PICTURE or min(elements) >> 16 < 8:
+    if kind != stored_as or kind in dicom.NO_PICTURE or min(elements) >> 16 < 8:
         raise _NotPlain
     if _TAGS["FloatPixelData"] in elements or _TAGS["DoubleFloatPixelData"] in elements:
         raise _NotPlain

@@ -12,7 +12,7 @@ from pydicom.pixels.utils import iter_pixels
 from pydicom.uid import UID
 
 from miad_cli.errors import PictureFailed
-from miad_cli.imaging.dicom import LARGEST_DECODED, _parse
+from miad_cli.imaging.dicom import LARGEST_DECODED, read_attributes
 from miad_cli.imaging.geometry import NoGeometry, Plane, Vectors, planes_of
 from miad_cli.imaging.mask_sources import (
     ContourMask,
@@ -58,7 +58,7 @@ def read_object(content: bytes) -> SegmentMask | ContourMask:
         NotAMask: it is broken, or too large.
     """
     try:
-        dataset = _parse(content)
+        dataset = read_attributes(content)
         stored_as = dataset.file_meta.get("MediaStorageSOPClassUID")
         sop_class = UID(dataset.get("SOPClassUID") or stored_as or "")
         if sop_class in (_SEGMENTATION, _LABEL_MAP):

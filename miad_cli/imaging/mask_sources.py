@@ -177,8 +177,14 @@ class SegmentMask:
         placed = same_space and all(frame.plane is not None for frame in self.frames)
         if placed and not isinstance(planes, NoGeometry):
             return self._by_place(subject, planes)
-        if refers:
+        both = self.frame_of_reference_uid and subject.frame_of_reference_uid
+        if refers and (same_space or not both):
             return self._by_reference(subject)
+        if refers:
+            return Misfit(
+                "the mask names this picture, and belongs to another frame of reference",
+                certain=True,
+            )
         if not self.frame_of_reference_uid or not subject.frame_of_reference_uid:
             return Misfit("mask and picture name no frame of reference in common")
         if not same_space:

@@ -316,6 +316,10 @@ def _png_marks(content: bytes) -> Marks:
     with Image.open(io.BytesIO(content)) as opened:
         palette = opened.getpalette() if opened.mode == "P" else None
         if palette:
+            indices = np.unique(np.asarray(opened))
+            used = {tuple(palette[3 * index : 3 * index + 3]) for index in indices}
+            if used <= {(0, 0, 0), (255, 255, 255)}:  # black and white, in whatever order
+                return np.asarray(opened.convert("L")) > 0
             if any(palette[:3]):
                 raise NotAMask("the first colour of its palette is not black")
             return np.asarray(opened) > 0

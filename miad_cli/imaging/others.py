@@ -22,8 +22,9 @@ from pydicom.uid import (
 
 from miad_cli import __version__
 from miad_cli.errors import PictureFailed
-from miad_cli.imaging.derivation import CREATOR_UID, encode_instance
+from miad_cli.imaging.derivation import CREATOR_UID, NO_DATA, encode_instance
 from miad_cli.imaging.dicom import NoPicture, read_dataset, read_dicom
+from miad_cli.imaging.structure import read_file_meta
 
 _KEPT = ("StudyInstanceUID", "FrameOfReferenceUID", "ReferencedFrameOfReferenceUID")
 """UIDs that the protected instances keep as well."""
@@ -109,6 +110,9 @@ def _rewrite(dataset: Dataset, new_uid: Callable[[str], str], originals: Set[str
     """Put new UIDs wherever instances and series are named; the ones that stood there."""
     if not dataset.get("SOPInstanceUID"):
         raise PictureFailed("it does not say which instance it is", _HINT)
+    for tag in list(dataset.keys()):
+        if tag >> 16 in NO_DATA:
+            del dataset[tag]
     for item in _all_items(dataset):
         for keyword in _DROPPED:
             if keyword in item:
@@ -196,7 +200,7 @@ def _longer_uids(dataset: Dataset, originals: Set[str]) -> list[bytes]:
 
 def _inflated(content: bytes) -> bytes:
     """The file with its data set inflated where that is deflated (PS3.5 A.5)."""
-    start = 144 + int.from_bytes(content[140:144], "little")
-    if DeflatedExplicitVRLittleEndian.encode() not in content[144:start]:
+    meta = read_file_meta(content)
+    if meta is None or meta.transfer_syntax != DeflatedExplicitVRLittleEndian:
         return content
-    return content[:start] + zlib.decompress(content[start:], -zlib.MAX_WBITS)
+    return content[: meta.end] + zlib.decompress(content[meta.end :], -zlib.MAX_WBITS)

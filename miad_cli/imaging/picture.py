@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import cast
 
+from pydicom.uid import UID
+
 from miad_cli.errors import PictureFailed
 from miad_cli.imaging.derivation import embedded_container
 from miad_cli.imaging.dicom import (
     LARGEST_DECODED,
+    LARGEST_INFLATED,
     DicomPicture,
     NoPicture,
     is_bare_dicom,
@@ -34,6 +37,7 @@ from miad_cli.imaging.raster import (
     read_raster,
     without_container,
 )
+from miad_cli.imaging.structure import structure_fault
 
 Picture = DicomPicture | RasterPicture
 
@@ -132,6 +136,26 @@ def evidence_of(picture: Picture) -> Evidence:
     return Evidence(tiles, fact_digests(facts))
 
 
+_UNCOMPRESSED = (
+    "MONOCHROME1", "MONOCHROME2", "RGB", "PALETTE COLOR", "YBR_FULL", "YBR_FULL_422",
+)  # fmt: skip
+"""What readers agree on of pixels that are not compressed (PS3.3 C.7.6.3.1.2)."""
+
+
+def doubt_about(picture: Picture) -> str:
+    """Why others may see another picture in this file than we do; empty where they may not.
+
+    For files whose seal is right: what was signed is what our reader found.
+    """
+    if isinstance(picture, RasterPicture):
+        return ""
+    said = str(picture.dataset.PhotometricInterpretation)
+    compressed = UID(picture.dataset.file_meta.TransferSyntaxUID).is_encapsulated
+    if not compressed and said not in _UNCOMPRESSED:
+        return "its pixels are not compressed, and its photometric interpretation is none for that"
+    return structure_fault(picture.content, max(LARGEST_INFLATED, len(picture.content)))
+
+
 def container_in(picture: Picture | NoPicture) -> bytes | None:
     """The sealed container inside a file, or None."""
     if isinstance(picture, NoPicture):
@@ -150,6 +174,6 @@ def container_in_file(content: bytes) -> bytes | None:
     Raises:
         PictureFailed: a DICOM file that cannot be read, or no image file at all.
     """
-    if raster_format(content[:16]):
+    if not is_dicom(content[:132]) and raster_format(content[:16]):
         return container_in_png(content)
     return embedded_container(read_attributes(content))

@@ -14,6 +14,7 @@ from pynetdicom import AE, build_role, evt
 from pynetdicom.association import Association
 from pynetdicom.presentation import build_context
 
+from miad_cli.errors import PacsFailed
 from miad_cli.pacs.destinations import Destination
 from miad_cli.pacs.outcome import Fetched, Instance
 from miad_cli.pacs.transcoding import FALLBACKS
@@ -22,6 +23,9 @@ from miad_cli.pacs.wire import CONTEXT_LIMIT, VERIFICATION, ConnectionLost
 _FIND = "1.2.840.10008.5.1.4.1.2.2.1"
 _GET = "1.2.840.10008.5.1.4.1.2.2.3"
 """Study Root Query/Retrieve Information Model (PS3.4 C.6.2)."""
+_MOST_ANSWERS = 100_000
+"""Answers of a C-FIND in one series; more than any series has."""
+
 _PENDING = (0xFF00, 0xFF01)
 _TOGETHER = 16
 """Instances that one C-GET asks for, so that not a whole study has to be held."""
@@ -96,12 +100,14 @@ def _listed(association: Association, series: Sequence[Instance]) -> set[str]:
     query.SOPInstanceUID = ""
     wanted = {one.sop_instance_uid for one in series}
     found: set[str] = set()
-    for status, identifier in association.send_c_find(query, _FIND):
+    for answers, (status, identifier) in enumerate(association.send_c_find(query, _FIND)):
         if status.get("Status") is None:
             raise ConnectionLost("it ended the association during C-FIND")
+        if answers > _MOST_ANSWERS:
+            raise PacsFailed("its answers to C-FIND do not end")
         if status.Status in _PENDING and identifier is not None:
-            found.add(str(identifier.get("SOPInstanceUID", "")))
-    return found & wanted
+            found |= wanted & {str(identifier.get("SOPInstanceUID", ""))}
+    return found
 
 
 def _get(association: Association, instances: Sequence[Instance]) -> None:

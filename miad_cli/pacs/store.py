@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from miad_cli.errors import PacsFailed, PictureFailed
+from miad_cli.imaging.structure import read_file_meta
 from miad_cli.pacs.destinations import Destination
 from miad_cli.pacs.outcome import Fetched, Instance, Outcome
 from miad_cli.pacs.retrieve import retrieve
@@ -205,10 +206,10 @@ def data_set_of(content: bytes) -> memoryview:
     Raises:
         PictureFailed: the file does not say where that is.
     """
-    if content[128:140] != b"DICM\x02\x00\x00\x00UL\x04\x00":
-        raise PictureFailed("its file header does not say how long it is")
-    start = 144 + int.from_bytes(content[140:144], "little")
-    return memoryview(content)[start:]
+    meta = read_file_meta(content)
+    if meta is None or not meta.length_fits:
+        raise PictureFailed("its file header does not end where it says")
+    return memoryview(content)[meta.end :]
 
 
 def _posted(wire: Wire, instance: Instance) -> _Posted:

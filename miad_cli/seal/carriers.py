@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -32,13 +34,21 @@ def read_sidecar(picture: Path) -> bytes | None:
 
     One that cannot be read is a damaged copy, and the copy in the file may still be good.
     """
-    path = sidecar_of(picture)
     try:
-        return path.read_bytes() if path.stat().st_size <= SIDECAR_LIMIT else b""
+        with open(sidecar_of(picture), "rb", opener=_open_without_waiting) as stream:
+            about = os.fstat(stream.fileno())
+            whole = stat.S_ISREG(about.st_mode) and about.st_size <= SIDECAR_LIMIT
+            return stream.read(about.st_size) if whole else b""
     except FileNotFoundError:
         return None
     except OSError:
         return b""
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    """Open a file and neither follow a link, which leads out of the tree, nor wait for a pipe."""
+    extra = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    return os.open(path, flags | extra)
 
 
 def parse_copies(copies: Iterable[bytes | None]) -> list[Container]:

@@ -6,13 +6,13 @@ scrolling does not make the logo jump.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 
-from miad_cli.errors import InvisibleLogo
+from miad_cli.errors import InvisibleLogo, NoRoomForLogo
 from miad_cli.imaging.image import MedicalImage, Stored
 from miad_cli.models.bank import Bank
 from miad_cli.watermark.blend import Bytes, Mark, Tone, blend
@@ -40,6 +40,9 @@ SCORED = 3
 
 WATCHED = 9
 """How many slices or frames are asked for what the models attend to."""
+
+PEAKS = (220.0, 240.0, 250.0, 255.0)
+"""Thresholds of 255 for the heat map where the profile's leaves no room for the logo."""
 
 BoxSource = Literal["grad-cam", "occlusion", "mask", "none"]
 
@@ -180,12 +183,17 @@ def decide(
         InvisibleLogo: nothing of it would be seen on any of them.
     """
     jury = _Jury(shots, bank, label)
-    if lesions is None:
-        lesions = Lesions(jury.attention(settings), bank.attention_by)
     image = shots[0].image
-    placement = find_placement(
-        logo, image.rows, image.columns, lesions.boxes, settings.divisors, image.pixel_aspect
-    )
+
+    def place(boxes: Sequence[Box]) -> Placement:
+        return find_placement(
+            logo, image.rows, image.columns, boxes, settings.divisors, image.pixel_aspect
+        )
+
+    if lesions is not None:
+        placement = place(lesions.boxes)
+    else:
+        lesions, placement = _beside_attention(jury, bank, settings, place)
     for _ in range(ATTEMPTS):
         found = _search(placement, jury, settings, generator)
         mark = placement.mark(found.candidate)
@@ -219,6 +227,22 @@ def apply_mark(decision: Decision, image: MedicalImage, bank: Bank) -> Marking:
     )
 
 
+def _beside_attention(
+    jury: _Jury, bank: Bank, settings: Settings, place: Callable[[Sequence[Box]], Placement]
+) -> tuple[Lesions, Placement]:
+    """Boxes of what the models attend to, and a placement beside them.
+
+    Attention is a guess, so where it leaves no room only its peaks count; a mask is a limit.
+    """
+    for threshold in (settings.threshold, *(t for t in PEAKS if t > settings.threshold)):
+        lesions = Lesions(jury.attention(settings, threshold), bank.attention_by)
+        try:
+            return lesions, place(lesions.boxes)
+        except NoRoomForLogo as error:
+            refusal = error
+    raise refusal
+
+
 class _Jury:
     """The bank in front of several shots that get the same mark."""
 
@@ -227,14 +251,14 @@ class _Jury:
         chosen = [shots[index] for index in spread(len(shots), SCORED)]
         self._scored = [Ensemble(bank, shot.image, shot.frame) for shot in chosen]
 
-    def attention(self, settings: Settings) -> tuple[Box, ...]:
+    def attention(self, settings: Settings, threshold: float) -> tuple[Box, ...]:
         """Grad-CAM boxes of all shots, each box once."""
         scored = {(id(one.image), one.frame): one for one in self._scored}
         boxes: dict[Box, None] = {}
         for shot in self._shots:
             known = scored.get((id(shot.image), shot.frame))
             ensemble = known or Ensemble(self._bank, shot.image, shot.frame)
-            found = ensemble.attention(settings.threshold, settings.top_share)
+            found = ensemble.attention(threshold, settings.top_share)
             boxes |= dict.fromkeys(found.boxes)
         return tuple(boxes)
 

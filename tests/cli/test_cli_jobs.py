@@ -156,14 +156,39 @@ def until(true, seconds=60):
     return value
 
 
+WAITING = """\
+import os
+from miad_cli.seal import carriers
+
+read = carriers.read_sidecar
+
+def wait_and_read(picture):
+    if picture.name == "two.dcm":
+        with open(os.environ["WAIT_FOR"], "rb") as pipe:
+            pipe.read()
+    return read(picture)
+
+carriers.read_sidecar = wait_and_read
+"""
+"""Put into every process of a run: it waits for a named pipe when it comes to one picture."""
+
+
+def answer_to_interrupts():
+    """A process that was started in the background by a script has them turned off."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.fixture
-def stuck(sealed, environment):
-    """A run of two processes, one of which waits for a sidecar that is a named pipe."""
+def stuck(sealed, environment, work):
+    """A run of two processes, one of which waits for a named pipe."""
     for number in range(40):
         shutil.copyfile(sealed.protected / "one.dcm", sealed.protected / f"copy{number}.dcm")
-    pipe = sealed.protected / "two.dcm.miad"
-    pipe.unlink()
+    (work / "site").mkdir()
+    (work / "site" / "sitecustomize.py").write_text(WAITING)
+    pipe = work / "pipe"
     os.mkfifo(pipe)
+    path = os.pathsep.join((str(work / "site"), environment["PYTHONPATH"]))
+    environment = {**environment, "PYTHONPATH": path, "WAIT_FOR": str(pipe)}
     line = [sys.executable, "-m", "miad_cli", "verify", "protected", "--jobs", "2", "--json"]
     run = subprocess.Popen(
         line,
@@ -172,6 +197,7 @@ def stuck(sealed, environment):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=answer_to_interrupts,  # noqa: PLW1509
     )
 
     def opened():

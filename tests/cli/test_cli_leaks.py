@@ -104,3 +104,27 @@ def test_temporary_names_say_nothing(run_of):
     assert names
     for name in names:
         assert not [path for path in originals if path.stem in name]
+
+
+def test_no_original_uid_stays_in_text_or_private_elements(make, miad, work, logo):
+    for number in (1, 2):
+        make.dicom(work / "study" / f"{number}.dcm", number)
+    first, second = (dcmread(work / "study" / f"{number}.dcm") for number in (1, 2))
+    first.ImageComments = f"see {second.SOPInstanceUID}."
+    first.RetrieveURL = f"http://pacs/?uid={first.SOPInstanceUID}&more"
+    block = first.private_block(0x0031, "SOMEBODY", create=True)
+    block.add_new(1, "LT", f"from {first.SeriesInstanceUID}")
+    block.add_new(2, "OB", b"\1\2" + first.SOPInstanceUID.encode() + b"\0\3")
+    block.add_new(3, "LO", "stays")
+    first.file_meta.PrivateInformationCreatorUID = "1.2.3.4"
+    first.file_meta.PrivateInformation = first.SOPInstanceUID.encode()
+    first.save_as(work / "study" / "1.dcm")
+
+    assert miad("protect", "study", "--logo", logo, "-o", "out", "--search", "random").code == 0
+
+    content = (work / "out" / "1.dcm").read_bytes()
+    for original in (first, second):
+        assert original.SOPInstanceUID.encode() not in content
+        assert original.SeriesInstanceUID.encode() not in content
+    assert b"stays" in content
+    assert first.StudyInstanceUID.encode() in content

@@ -161,3 +161,37 @@ def test_mask_of_no_patient_is_refused_where_there_are_several(volume, make, pro
     assert said.code == 12
     assert "several frames of reference" in said.err
     assert left(work / "out") == []
+
+
+def test_picture_that_a_mask_does_not_fit_any_more_is_taken_away(volume, protect, work, left):
+    assert protect("--mask", "none").code == 0
+
+    said = protect("--mask", write_mask(work / "far.nrrd", shift=70.0), "--on-exists", "replace")
+
+    assert said.code == 12
+    assert left(work / "out") == []
+
+
+def test_folder_that_is_called_none_is_a_folder(volume, protect, work):
+    (work / "none").mkdir()
+    write_mask(work / "none" / "lesion.nrrd")
+
+    said = protect("--mask", "./none")
+
+    assert said.code == 0
+    assert {one["lesions_from"] for one in said.json["files"]} == {"mask"}
+
+
+@pytest.mark.parametrize("order", [(0, 0, 0, 255, 255, 255), (255, 255, 255, 0, 0, 0)])
+def test_black_and_white_palette_is_a_mask_in_whatever_order(make, miad, work, logo, order):
+    make.raster(work / "one.png", make.grey())
+    indices = np.full((64, 64), int(order[0] == 255), np.uint8)
+    indices[10:30, 12:40] = int(order[0] == 0)
+    mask = Image.fromarray(indices, "P")
+    mask.putpalette(order)
+    mask.save(work / "mask.png")
+
+    said = miad("protect", "one.png", "--logo", logo, "--mask", "mask.png", "--json")
+
+    assert said.code == 0
+    assert said.file("one.png")["lesions"] == [[12, 10, 28, 20]]

@@ -218,3 +218,22 @@ def test_again(reported, protect, miad, work, again):
     assert said.code == 0
     assert dcmread(work / "out" / "report.dcm").SOPInstanceUID == uid
     assert miad("verify", "out").code == 0
+
+
+def test_what_an_earlier_run_left_is_taken_away(reported, protect, work, left):
+    protect("--copy-others")
+    assert (work / "out" / "report.dcm").exists()
+
+    said = protect("--on-exists", "replace")
+
+    assert said.file("report.dcm")["state"] == "passed over"
+    assert not [name for name in left(work / "out") if name.startswith("report")]
+
+
+def test_what_others_put_there_stays(reported, protect, work):
+    protect()
+    (work / "out" / "report.dcm").write_bytes(b"mine")
+
+    protect("--on-exists", "replace")
+
+    assert (work / "out" / "report.dcm").read_bytes() == b"mine"

@@ -1,4 +1,4 @@
-"""`protect --dest`: one line from the original to the PACS, with the models that ship."""
+"""`protect --dest`: one line from the original to the PACS."""
 
 from __future__ import annotations
 

@@ -69,13 +69,11 @@ def taken_through(content: bytes, folder: Path) -> Trapped:
     try:
         said, complaints = process.stdout.read(), process.stderr.read()  # both are short
     finally:
-        _, status, used = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
+        process.wait()
     assert process.returncode == 0, complaints.decode(errors="replace")[-2000:]
     facts = json.loads(said)
-    unit = 1 << 20 if sys.platform == "darwin" else 1 << 10
     seconds = time.perf_counter() - started
-    return Trapped(facts["outcome"], facts.get("said", ""), seconds, used.ru_maxrss / unit)
+    return Trapped(facts["outcome"], facts.get("said", ""), seconds, facts["mebibytes"])
 
 
 # --- The files --------------------------------------------------------------------------------

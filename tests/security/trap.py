@@ -51,5 +51,18 @@ def _taken_through(path: Path, folder: Path) -> dict[str, object]:
     return {"outcome": "restored" if report.exit_code == 0 and same else "not restored"}
 
 
+def peak_mebibytes() -> float:
+    """The most memory that this process had since it was started.
+
+    `ru_maxrss` would count what the process that started it had, too.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        (line,) = (one for one in status.read_text().splitlines() if one.startswith("VmHWM"))
+        return int(line.split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)
+
+
 if __name__ == "__main__":
-    print(json.dumps(main(Path(sys.argv[1]), Path(sys.argv[2]))))
+    said = main(Path(sys.argv[1]), Path(sys.argv[2]))
+    print(json.dumps(said | {"mebibytes": peak_mebibytes()}))
