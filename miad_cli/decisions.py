@@ -86,9 +86,7 @@ class Decisions:
 
     def _decision_of(self, group: Group, profile: Profile, bank: Bank) -> Decision | None:
         """The mark of a whole group, or None where every picture gets its own."""
-        coherent = profile.series.coherent
-        wanted = coherent == "always" or (coherent == "volumes" and group.is_volume)
-        if not wanted or len(group.files) < 2:
+        if not shares_a_mark(group, profile):
             return None
         if self._shared is None or self._shared[:2] != (group, profile.name):
             self._shared = (group, profile.name, self._decide(group, profile, bank))
@@ -158,6 +156,13 @@ def _in_any_frame(lesions: NDArray[np.bool_]) -> NDArray[np.bool_]:
 def _boxes(pixels: NDArray[np.bool_]) -> tuple[Box, ...]:
     """Boxes around the connected parts of (rows, columns) bool."""
     return boxes_above(np.asarray(pixels, np.float32), 1)
+
+
+def shares_a_mark(group: Group, profile: Profile) -> bool:
+    """True where the profile wants one mark for all pictures of a group."""
+    coherent = profile.series.coherent
+    wanted = coherent == "always" or (coherent == "volumes" and group.is_volume)
+    return wanted and len(group.files) > 1
 
 
 def keeps_off(decision: Decision, lesions: Lesions | None) -> bool:

@@ -60,7 +60,8 @@ class Sealing:
     """Who seals, for whom, and how.
 
     `series_parts` are the bytes that, with the original series and the owner's key, make the new
-    series UID: the same for all pictures that belong into one protected series.
+    series UID: the same for all pictures that belong into one protected series. `job_parts` are
+    further bytes that a run which is resumed tells finished work by.
     """
 
     owner: OwnerKey
@@ -69,6 +70,7 @@ class Sealing:
     bank_digest: str
     payload: Literal["auto", "compact", "original"]
     carrier: Literal["both", "embed", "sidecar"]
+    job_parts: tuple[bytes, ...] = ()
 
     def new_series_uid(self, original: str) -> str:
         """The Series Instance UID of what was the series `original`."""
@@ -259,6 +261,7 @@ def job_of(sealing: Sealing, original_sha256: str) -> str:
         "job",
         original_sha256.encode(),
         *sealing.series_parts,
+        *sealing.job_parts,
         sealing.bank_digest.encode(),
         "\n".join(recipients).encode(),
     )

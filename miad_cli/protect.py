@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from miad_cli.companions import Companions
-from miad_cli.decisions import Anywhere, Avoid, Decisions
+from miad_cli.decisions import Anywhere, Avoid, Decisions, shares_a_mark
 from miad_cli.errors import (
     MaskUnusable,
     MiadError,
@@ -264,7 +264,7 @@ class _Run:
         if seen.verdict is not Verdict.AUTHENTIC:
             return False
         original = hashlib.sha256(picture.content).hexdigest()
-        return job_of(self._sealing_for(picture), original) == seen.job
+        return job_of(self._sealing_for(picture, self._group_of[file]), original) == seen.job
 
     def _protect(self, file: InputFile, picture: Picture, group: Group) -> Protection:
         started = time.perf_counter()
@@ -276,7 +276,7 @@ class _Run:
             file.path.name,
             picture,
             marking,
-            self._sealing(profile, bank),
+            self._sealing(profile, bank, group),
             self._new_uid_for,
             self.companions.originals,
         )
@@ -337,11 +337,14 @@ class _Run:
             )
         return self._banks[profile.name]
 
-    def _sealing_for(self, picture: Picture) -> Sealing:
+    def _sealing_for(self, picture: Picture, group: Group | None = None) -> Sealing:
         profile = self._profile_for(picture)
-        return self._sealing(profile, self._bank_for(profile))
+        return self._sealing(profile, self._bank_for(profile), group)
 
-    def _sealing(self, profile: Profile, bank: Bank) -> Sealing:
+    def _sealing(self, profile: Profile, bank: Bank, group: Group | None = None) -> Sealing:
+        # A mark that is shared is another one where the series is: it may have grown.
+        shared = group is not None and shares_a_mark(group, profile)
+        members = [str(file.relative) for file in group.files] if group and shared else []
         return Sealing(
             owner=self.owner,
             recipients=self.recipients,
@@ -354,6 +357,7 @@ class _Run:
             bank_digest=bank.digest,
             payload=profile.seal.payload,
             carrier=profile.seal.carrier,
+            job_parts=("\n".join(sorted(members)).encode(),) if members else (),
         )
 
     def _companion_sealing(self) -> Sealing:

@@ -285,7 +285,11 @@ def _render_summary(report: Report, manners: console.Manners) -> None:
 
     done, failed = report.count("protected"), report.count("failed")
     if report.count("planned"):
-        console.say(manners, f"{report.count('planned')} would be protected; nothing was written.")
+        pictures = sum(one.state == "planned" and one.is_picture for one in report.outcomes)
+        copies = report.count("planned") - pictures
+        said = f"{pictures} would be protected" + (f", {copies} copied" if copies else "")
+        said += f", [red]{failed} failed[/]" if failed else ""
+        console.say(manners, f"{said}; nothing was written.")
         return
     judged = report.judged
     unknown = done - len(judged)

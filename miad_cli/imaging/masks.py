@@ -100,7 +100,8 @@ class Masks:
             MaskUnusable: no mask belongs to it, or one that does contradicts it.
         """
         shape = _shape_of(picture)
-        found = [("PNG", _from_png(path, shape)) for path in self._drawn_for(name)]
+        may_scale = isinstance(picture, RasterPicture)
+        found = [("PNG", _from_png(path, shape, may_scale)) for path in self._drawn_for(name)]
         misfits = []
         subject = Subject.of(picture) if isinstance(picture, DicomPicture) else None
         for source in self.placed if subject else ():
@@ -292,8 +293,11 @@ def _shared_end(folders: tuple[str, ...], other: tuple[str, ...]) -> int | None:
     return count if same else None
 
 
-def _from_png(path: Path, shape: tuple[int, int, int]) -> Marks:
+def _from_png(path: Path, shape: tuple[int, int, int], may_scale: bool) -> Marks:
     """The marks of a PNG, for every frame of a picture: whatever is not black.
+
+    Data sets publish pictures at several sizes and their masks at one, so for a picture without
+    geometry (`may_scale`) one of another size and the same shape will do.
 
     Raises:
         MaskUnusable: it is no mask, or not of the picture's size.
@@ -304,11 +308,27 @@ def _from_png(path: Path, shape: tuple[int, int, int]) -> Marks:
         raise MaskUnusable(f"its PNG mask cannot be read ({error.strerror})") from None
     except (PictureFailed, NotAMask) as error:
         raise MaskUnusable(f"its PNG mask cannot be used: {error}") from None
+    rows, columns = shape[1:]
+    if may_scale and marks.shape[0] * columns == marks.shape[1] * rows:
+        marks = scaled_marks(marks, rows, columns)
     if marks.shape != shape[1:]:
         raise MaskUnusable(
             differing_sizes(marks.shape, shape[1:]), hint="Draw the mask on this very picture."
         )
     return np.broadcast_to(marks, shape)
+
+
+def scaled_marks(marks: Marks, rows: int, columns: int) -> Marks:
+    """(rows, columns) bool: marked is every pixel that covers a marked one, however little."""
+    scaled = marks
+    for axis, length in enumerate((rows, columns)):
+        size = scaled.shape[axis]
+        edges = np.arange(length + 1) * size
+        first, last = edges[:-1] // length, -(-edges[1:] // length)
+        count = np.cumsum(scaled, axis=axis, dtype=np.int64)
+        count = np.concatenate([np.zeros_like(count.take([0], axis)), count], axis)
+        scaled = count.take(last, axis) > count.take(first, axis)
+    return scaled
 
 
 def _png_marks(content: bytes) -> Marks:

@@ -195,3 +195,22 @@ def test_black_and_white_palette_is_a_mask_in_whatever_order(make, miad, work, l
 
     assert said.code == 0
     assert said.file("one.png")["lesions"] == [[12, 10, 28, 20]]
+
+
+def test_png_mask_of_another_size_and_the_same_shape_is_scaled(make, miad, work, logo):
+    make.raster(work / "one.png", make.grey())
+    marked = np.zeros((192, 192), np.uint8)
+    marked[31:91, 36:120] = 255
+    Image.fromarray(marked).save(work / "mask.png")
+
+    said = miad("protect", "one.png", "--logo", logo, "--mask", "mask.png", "--json")
+
+    assert said.code == 0
+    assert said.file("one.png")["lesions"] == [[12, 10, 28, 21]]
+
+
+def test_png_mask_of_another_shape_is_refused(make, miad, work, logo):
+    make.raster(work / "one.png", make.grey())
+    Image.fromarray(np.zeros((192, 191), np.uint8)).save(work / "mask.png")
+
+    assert miad("protect", "one.png", "--logo", logo, "--mask", "mask.png").code == 12

@@ -151,3 +151,15 @@ def test_mask_none_keeps_off_nothing(volume, protect):
     for one in protect("--search", "random", "--mask", "none"):
         assert one["lesions"] == []
         assert one["lesions_from"] == "none"
+
+
+def test_series_that_has_grown_is_done_again_as_a_whole(volume, make, protect):
+    """Else its new slices would have the logo somewhere else."""
+    protect("--search", "random")
+    assert protect("--search", "random", "--resume") == []
+    make.dicom(volume / "s9.dcm", 99, ImagePositionPatient=[0, 0, 9], ImageOrientationPatient=AXIAL)
+
+    files = protect("--search", "random", "--resume")
+
+    assert len(files) == 6
+    assert len(marks(files)) == 1

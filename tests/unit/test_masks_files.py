@@ -433,7 +433,7 @@ def test_unclear_pngs_are_refused(tmp_path: Path, kind: str) -> None:
     elif kind == "transparent":
         png(path, np.concatenate([SPOT, SPOT], axis=2))
     elif kind == "white palette":
-        png(path, SPOT // 255, "P", [255, 255, 255, 0, 0, 0])
+        png(path, SPOT // 255, "P", [255, 255, 255, 200, 0, 0])
     else:
         png(path, SPOT if kind == "broken" else SPOT[:-1])
         if kind == "broken":
