@@ -336,7 +336,7 @@ def _png_marks(content: bytes) -> Marks:
     with Image.open(io.BytesIO(content)) as opened:
         palette = opened.getpalette() if opened.mode == "P" else None
         if palette:
-            indices = np.unique(np.asarray(opened))
+            indices = np.unique(np.asarray(opened)).tolist()
             used = {tuple(palette[3 * index : 3 * index + 3]) for index in indices}
             if used <= {(0, 0, 0), (255, 255, 255)}:  # black and white, in whatever order
                 return np.asarray(opened.convert("L")) > 0

@@ -182,13 +182,14 @@ def test_folder_that_is_called_none_is_a_folder(volume, protect, work):
     assert {one["lesions_from"] for one in said.json["files"]} == {"mask"}
 
 
-@pytest.mark.parametrize("order", [(0, 0, 0, 255, 255, 255), (255, 255, 255, 0, 0, 0)])
+@pytest.mark.parametrize("order", [(0, 0, 0), (255, 255, 255)])
 def test_black_and_white_palette_is_a_mask_in_whatever_order(make, miad, work, logo, order):
     make.raster(work / "one.png", make.grey())
-    indices = np.full((64, 64), int(order[0] == 255), np.uint8)
-    indices[10:30, 12:40] = int(order[0] == 0)
-    mask = Image.fromarray(indices, "P")
-    mask.putpalette(order)
+    indices = np.full((64, 64), 255 if order[0] else 0, np.uint8)
+    indices[10:30, 12:40] = 0 if order[0] else 255
+    mask = Image.fromarray(indices).convert("L")
+    mask = Image.frombytes("P", mask.size, mask.tobytes())
+    mask.putpalette([*order, *(128,) * 762, *(255 - value for value in order)])
     mask.save(work / "mask.png")
 
     said = miad("protect", "one.png", "--logo", logo, "--mask", "mask.png", "--json")
