@@ -16,7 +16,7 @@ from miad_cli.imaging.picture import Picture
 from miad_cli.models.bank import Bank
 from miad_cli.profiles import Profile
 from miad_cli.study import Group
-from miad_cli.watermark.lesions import Box, boxes_above
+from miad_cli.watermark.lesions import Box, boxes_above, runs_of
 from miad_cli.watermark.logo import Bytes
 from miad_cli.watermark.marking import (
     WATCHED,
@@ -120,8 +120,7 @@ class Decisions:
             return None
         if isinstance(self._avoid, Anywhere):
             return Lesions((), "none")
-        boxes = _boxes(_in_any_frame(self._avoid.lesions_on(picture, file.relative).pixels))
-        return Lesions(boxes, "mask") if boxes else None
+        return _around(_in_any_frame(self._avoid.lesions_on(picture, file.relative).pixels))
 
     def _lesions_of_all(self, group: Group) -> Lesions | None:
         """The boxes of every slice's mask together, each once."""
@@ -137,8 +136,7 @@ class Decisions:
             except MiadError:
                 continue  # said when its turn comes
             union = there if union is None else union | there
-        boxes = () if union is None else _boxes(union)
-        return Lesions(boxes, "mask") if boxes else None
+        return None if union is None else _around(union)
 
     def _generator(self, contents: Sequence[bytes]) -> np.random.Generator:
         """Random numbers that follow from the seed and from what is to be marked."""
@@ -153,9 +151,10 @@ def _in_any_frame(lesions: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return union
 
 
-def _boxes(pixels: NDArray[np.bool_]) -> tuple[Box, ...]:
-    """Boxes around the connected parts of (rows, columns) bool."""
-    return boxes_above(np.asarray(pixels, np.float32), 1)
+def _around(pixels: NDArray[np.bool_]) -> Lesions | None:
+    """Boxes around the connected parts of (rows, columns) bool; None where nothing is marked."""
+    boxes = boxes_above(np.asarray(pixels, np.float32), 1)
+    return Lesions(boxes, "mask", runs_of(pixels)) if boxes else None
 
 
 def shares_a_mark(group: Group, profile: Profile) -> bool:
@@ -166,12 +165,12 @@ def shares_a_mark(group: Group, profile: Profile) -> bool:
 
 
 def keeps_off(decision: Decision, lesions: Lesions | None) -> bool:
-    """True where no pixel of the mark's rectangle meets a box that a mask gave."""
+    """True where no pixel of the mark's rectangle is one that a mask marks."""
     if lesions is None:
         return True
     height, width = decision.mark.logo.shape[:2]
     area = Box(decision.mark.x, decision.mark.y, width, height)
-    return not any(area.meets(box) for box in lesions.boxes)
+    return not any(area.meets(box) for box in lesions.exact or lesions.boxes)
 
 
 def settings_of(profile: Profile) -> Settings:

@@ -67,6 +67,22 @@ def enlarge(heat: Float, rows: int, columns: int, shift: tuple[float, float] = (
     return heat
 
 
+def runs_of(marks: NDArray[np.bool_]) -> tuple[Box, ...]:
+    """Rectangles that cover the marked pixels of (rows, columns) bool and no other: runs of a row,
+    joined with the same runs of the rows below."""
+    done: list[Box] = []
+    open_runs: dict[tuple[int, int], int] = {}
+    for y, row in enumerate([*marks, np.zeros(marks.shape[1], bool)]):
+        edges = np.flatnonzero(np.diff(np.concatenate([[0], row.astype(np.int8), [0]])))
+        runs = {(int(left), int(right)) for left, right in edges.reshape(-1, 2)}
+        for run in [run for run in open_runs if run not in runs]:
+            top = open_runs.pop(run)
+            done.append(Box(run[0], top, run[1] - run[0], y - top))
+        for run in runs:
+            open_runs.setdefault(run, y)
+    return tuple(done)
+
+
 def boxes_above(heat: Float, threshold: float) -> tuple[Box, ...]:
     """Bounding boxes of the connected regions (8-neighbours) of (rows, columns) where the heat is
     at least `threshold`; largest first."""

@@ -68,10 +68,17 @@ class Shot:
 
 @dataclass(frozen=True)
 class Lesions:
-    """Where the logo may not be, and who says so. `boxes` may be none at all."""
+    """Where the logo may not be, and who says so.
+
+    Attributes:
+        boxes: rectangles around it; none at all where nothing is to be kept off.
+        exact: rectangles that cover it and nothing else; what counts where the boxes leave no
+            room. None of them where that is not known.
+    """
 
     boxes: tuple[Box, ...]
     source: BoxSource
+    exact: tuple[Box, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,7 +198,12 @@ def decide(
         )
 
     if lesions is not None:
-        placement = place(lesions.boxes)
+        try:
+            placement = place(lesions.boxes)
+        except NoRoomForLogo:
+            if not lesions.exact:
+                raise
+            placement = place(lesions.exact)
     else:
         lesions, placement = _beside_attention(jury, bank, settings, place)
     for _ in range(ATTEMPTS):

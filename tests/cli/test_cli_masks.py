@@ -215,3 +215,20 @@ def test_png_mask_of_another_shape_is_refused(make, miad, work, logo):
     Image.fromarray(np.zeros((192, 191), np.uint8)).save(work / "mask.png")
 
     assert miad("protect", "one.png", "--logo", logo, "--mask", "mask.png").code == 12
+
+
+def test_logo_finds_the_corner_that_the_box_of_a_lesion_leaves_none_of(make, miad, work, logo):
+    """A diagonal lesion: its box is the whole picture."""
+    make.raster(work / "one.png", make.grey())
+    rows, columns = np.mgrid[:64, :64]
+    marked = np.abs(rows - columns) < 6
+    Image.fromarray(np.where(marked, 255, 0).astype(np.uint8)).save(work / "mask.png")
+
+    said = miad("protect", "one.png", "--logo", logo, "--mask", "mask.png", "-o", "out", "--json")
+
+    assert said.code == 0
+    x, y, width, height = said.file("one.png")["logo"]
+    assert not marked[y : y + height, x : x + width].any()
+    changed = np.asarray(Image.open(work / "out" / "one.png")) != make.grey()
+    assert changed.any()
+    assert not (changed & marked).any()

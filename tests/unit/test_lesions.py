@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from miad_cli.watermark.lesions import Box, boxes_above, enlarge, heat_map
+from miad_cli.watermark.lesions import Box, boxes_above, enlarge, heat_map, runs_of
 
 
 def test_heat_is_the_rectified_sum_scaled_to_255() -> None:
@@ -69,3 +69,16 @@ def test_boxes_meet_where_they_share_a_pixel(other: Box, meets: bool) -> None:
     box = Box(2, 2, 3, 3)
     assert box.meets(other) is meets
     assert other.meets(box) is meets
+
+
+def test_runs_cover_what_is_marked_and_nothing_else() -> None:
+    for seed in range(20):
+        marks = np.random.default_rng(seed).random((9, 13)) < 0.4
+        covered = np.zeros((9, 13), int)
+        for box in runs_of(marks):
+            covered[box.y : box.y + box.height, box.x : box.x + box.width] += 1
+        np.testing.assert_array_equal(covered, marks.astype(int))
+    block = np.zeros((9, 13), bool)
+    block[2:7, 3:9] = True
+    assert runs_of(block) == (Box(3, 2, 6, 5),)
+    assert runs_of(np.zeros((4, 4), bool)) == ()
