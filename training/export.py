@@ -33,6 +33,7 @@ from training.removers import REMOVERS
 from training.runs import SMALLEST_HALF, restore
 
 OPSET = 18
+GRADIENT_TOLERANCE = 1e-2
 COMPARED = ("converted", "input gradient", "cam gradient")
 
 
