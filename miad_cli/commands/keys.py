@@ -11,6 +11,7 @@ import typer
 from miad_cli import console
 from miad_cli.commands.options import (
     AsJson,
+    DryRun,
     Inputs,
     Keys,
     LogJson,
@@ -230,9 +231,7 @@ def rekey_command(
     passphrase_fd: PassphraseFd = None,
     passphrase_command: PassphraseCommand = None,
     no_input: NoInput = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be done, write nothing.")
-    ] = False,
+    dry_run: DryRun = False,
     as_json: AsJson = False,
     log_json: LogJson = False,
     quiet: Quiet = False,

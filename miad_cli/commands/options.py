@@ -40,3 +40,5 @@ PassphraseCommand = Annotated[
     typer.Option("--passphrase-command", help="Run this for a passphrase; MIAD_KEY_FILE is set."),
 ]
 NoInput = Annotated[bool, typer.Option("--no-input", help="Never ask for anything.")]
+ReportFile = Annotated[Path | None, typer.Option("--report", help="Write the JSON report here.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, write nothing.")]

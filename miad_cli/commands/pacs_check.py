@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,6 +15,7 @@ from miad_cli.commands.options import (
     PassphraseCommand,
     PassphraseFd,
     Quiet,
+    ReportFile,
     Verbose,
 )
 from miad_cli.commands.send import Destinations, NotClinical, chosen_destination
@@ -55,9 +55,7 @@ def pacs_check_command(
     passphrase_fd: PassphraseFd = None,
     passphrase_command: PassphraseCommand = None,
     no_input: NoInput = False,
-    report: Annotated[
-        Path | None, typer.Option("--report", help="Write the JSON report here.")
-    ] = None,
+    report: ReportFile = None,
     as_json: AsJson = False,
     log_json: LogJson = False,
     quiet: Quiet = False,

@@ -11,6 +11,7 @@ import typer
 from miad_cli import console
 from miad_cli.commands.options import (
     AsJson,
+    DryRun,
     Inputs,
     LogJson,
     NoInput,
@@ -18,6 +19,7 @@ from miad_cli.commands.options import (
     PassphraseCommand,
     PassphraseFd,
     Quiet,
+    ReportFile,
     SignWith,
     Verbose,
 )
@@ -119,12 +121,8 @@ def protect_command(
         str, typer.Option("--device", envvar="MIAD_DEVICE", help="auto, cpu, cuda or cuda:N.")
     ] = "auto",
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the search.")] = 2023,
-    report: Annotated[
-        Path | None, typer.Option("--report", help="Write the JSON report here.")
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be done, write nothing.")
-    ] = False,
+    report: ReportFile = None,
+    dry_run: DryRun = False,
     as_json: AsJson = False,
     log_json: LogJson = False,
     quiet: Quiet = False,

@@ -18,6 +18,7 @@ from miad_cli.commands.options import (
     PassphraseCommand,
     PassphraseFd,
     Quiet,
+    ReportFile,
     Verbose,
 )
 
@@ -70,9 +71,7 @@ def send_command(
     passphrase_fd: PassphraseFd = None,
     passphrase_command: PassphraseCommand = None,
     no_input: NoInput = False,
-    report: Annotated[
-        Path | None, typer.Option("--report", help="Write the JSON report here.")
-    ] = None,
+    report: ReportFile = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be sent, ask nobody.")
     ] = False,

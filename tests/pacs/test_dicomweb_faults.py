@@ -319,8 +319,11 @@ def test_a_service_without_a_search_can_be_sent_to(
     web: WebServer, sender: Sender, monkeypatch: pytest.MonkeyPatch, status: int
 ) -> None:
     answer = Answer(status, b"", "", {})
-    monkeypatch.setattr(sender.store._service, "ask", lambda *arguments: answer)
-    sender.store.check()
+    with monkeypatch.context() as patch:
+        patch.setattr(sender.store._service, "ask", lambda *arguments: answer)
+        sender.store.check()
+    sender.send()
+    assert set(web.stored) == {one.sop_instance_uid for one in sender.instances}
 
 
 # --- Reading back -------------------------------------------------------------------------------

@@ -145,4 +145,8 @@ def test_nothing_is_said_of_frames_without_a_size() -> None:
      "JPGExtended.dcm", "examples_jpeg2k.dcm", "GDCMJ2K_TextGBR.dcm"],
 )  # fmt: skip
 def test_real_files_are_what_their_headers_say(name: str) -> None:
-    refuse_other_shape(dcmread(get_testdata_file(name)))
+    dataset = dcmread(get_testdata_file(name))
+    refuse_other_shape(dataset)
+    dataset.Rows += 1
+    with pytest.raises(PictureFailed, match="where the header says"):
+        refuse_other_shape(dataset)
