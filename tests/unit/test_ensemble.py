@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 from helpers import noisy_logo, opaque_logo, write_convolutional_model, write_flat_model
 
-from miad_cli.errors import ModelUnusable, UsageError
+from miad_cli.errors import ModelUnusable, NoRoomForLogo, UsageError
 from miad_cli.imaging.image import MedicalImage, Window
 from miad_cli.models import bank as bank_room
 from miad_cli.models.bank import Bank, load_bank
 from miad_cli.models.places import user_models_directory
 from miad_cli.models.session import Device
 from miad_cli.watermark.blend import Mark, blend
-from miad_cli.watermark.ensemble import Ensemble, Opinion, feature_distance
-from miad_cli.watermark.marking import Settings, mark_picture
+from miad_cli.watermark.ensemble import Attention, Ensemble, Opinion, feature_distance
+from miad_cli.watermark.lesions import Box
+from miad_cli.watermark.marking import Lesions, Settings, mark_picture
 from miad_cli.watermark.search import Budget
 
 CPU = Device()
@@ -289,3 +290,26 @@ def test_marking_holds_the_pixels_and_the_opinion_of_them(bank: Bank) -> None:
         covered[box.y : box.y + box.height, box.x : box.x + box.width] = True
     top, left = marking.mark.y, marking.mark.x
     assert not covered[top : top + height, left : left + width].any()
+
+
+def test_attention_that_leaves_no_room_counts_at_its_peaks_only(
+    bank: Bank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    everywhere, corner = Box(0, 0, 50, 40), Box(0, 0, 5, 5)
+
+    def attention(self: Ensemble, threshold: float, top_share: float) -> Attention:
+        asked.append(threshold)
+        return Attention(
+            np.zeros((40, 50), np.float32), (corner if threshold > 230 else everywhere,)
+        )
+
+    monkeypatch.setattr(Ensemble, "attention", attention)
+    settings = Settings(budget=Budget(parents=4, generations=1), threshold=200)
+    generator = np.random.default_rng(0)
+    marking = mark_picture(image_of(), bank, opaque_logo(30, 30), settings, generator, label=0)
+    assert asked == [200, 220, 240]
+    assert marking.decision.lesions.boxes == (corner,)
+    with pytest.raises(NoRoomForLogo):
+        given = Lesions((everywhere,), "mask")
+        mark_picture(image_of(), bank, opaque_logo(30, 30), settings, generator, lesions=given)
