@@ -45,6 +45,7 @@ from miad_cli.seal.identities import Recipient
 from miad_cli.seal.owner import OwnerKey
 from miad_cli.seal.payload import Payload, encode
 from miad_cli.watermark.blend import corrections
+from miad_cli.watermark.delta import add, doubts
 from miad_cli.watermark.marking import Marking
 from miad_cli.watermark.recipe import recipe_of
 
@@ -223,16 +224,21 @@ def _payload(
     marking: Marking,
     sealing: Sealing,
 ) -> Payload:
-    recipe: dict[str, Any] = recipe_of(marking.mark, marking.tone, marking.decision.sit)
+    mark, tone, delta = marking.mark, marking.tone, marking.delta
+    recipe: dict[str, Any] = recipe_of(mark, tone, marking.decision.sit, delta)
     recipe["bank"] = sealing.bank_digest
-    parts = {"logo": marking.mark.logo.tobytes()}
+    parts = {"logo": mark.logo.tobytes()}
+    if delta is not None:
+        parts["delta"] = delta.grid.tobytes()
     if mode == "compact" and isinstance(picture, DicomPicture) and picture.span is not None:
         start, end = picture.span
         recipe["layout"] = layout_facts(picture.layout)
         parts["head"], parts["tail"] = picture.content[:start], picture.content[end:]
-        parts["corrections"] = corrections(
-            _stored(picture), marking.stored, marking.mark, marking.tone
-        )
+        beneath = _stored(picture)
+        if delta is not None:
+            parts["doubts"] = doubts(beneath, delta, tone)
+            beneath = add(beneath, delta, tone)
+        parts["corrections"] = corrections(beneath, marking.stored, mark, tone)
     else:
         parts["original"] = picture.content
     try:

@@ -18,8 +18,15 @@ from miad_cli.imaging.picture import read_picture
 from miad_cli.imaging.raster import RasterPicture
 from miad_cli.imaging.words import WordLayout
 from miad_cli.seal.payload import Payload
-from miad_cli.watermark.blend import blend, unblend_frames
-from miad_cli.watermark.recipe import mark_of
+from miad_cli.watermark.blend import Tone, blend, unblend_frames
+from miad_cli.watermark.delta import UnfittingDoubts, add, subtract_frames
+from miad_cli.watermark.recipe import delta_of, mark_of
+
+_CHANGED = (
+    "the original cannot be rebuilt: the pixels of the protected file were changed, and its "
+    "compact seal holds only what the mark hid, to be put back into unchanged pixels"
+)
+_CHANGED_HINT = "Find an unchanged copy of the protected file; lossy compression changes pixels."
 
 
 def restore(payload: Payload, protected: bytes | None) -> bytes:
@@ -69,7 +76,8 @@ def marked_again(payload: Payload, original: bytes) -> Stored:
         raise ContainerDamaged("what was sealed is no picture")
     try:
         mark, tone = mark_of(payload.recipe, _part(payload, "logo"))
-        return blend(picture.image.stored, mark, tone)
+        delta, stored = delta_of(payload.recipe, payload.parts.get("delta")), picture.image.stored
+        return blend(stored if delta is None else add(stored, delta, tone), mark, tone)
     except (ValueError, OverflowError) as error:
         raise ContainerDamaged(
             f"the sealed recipe is not usable ({type(error).__name__})"
@@ -103,11 +111,7 @@ def _check(payload: Payload, length: int, digest: Any) -> None:
         RestorationMismatch: its length or its SHA-256 is another.
     """
     if (length, digest.hexdigest()) != (payload.original_length, payload.original_sha256):
-        raise RestorationMismatch(
-            "the original cannot be rebuilt: the pixels of the protected file were changed, and "
-            "its compact seal holds only what the logo hid, to be put back into unchanged pixels",
-            hint="Find an unchanged copy of the protected file; lossy compression changes pixels.",
-        )
+        raise RestorationMismatch(_CHANGED, hint=_CHANGED_HINT)
 
 
 def _from_pixels(payload: Payload, protected: bytes) -> Iterator[bytes]:
@@ -126,14 +130,32 @@ def _from_pixels(payload: Payload, protected: bytes) -> Iterator[bytes]:
         words = picture.words.astype(f"=u{layout.bits_allocated // 8}", copy=False)
         marked = (layout.values(words[n : n + 1])[0] for n in range(layout.frames))
         stream = _part(payload, "corrections")
-        frames = enumerate(unblend_frames(marked, layout.frames, mark, tone, stream))
+        frames = unblend_frames(marked, layout.frames, mark, tone, stream)
+        frames = _without_delta(payload, frames, tone)
         yield from layout.pixel_data_of(
-            layout.with_values(words[n : n + 1], values) for n, values in frames
+            layout.with_values(words[n : n + 1], values) for n, values in enumerate(frames)
         )
+    except UnfittingDoubts:
+        # The payload is signed, so it is the picture that another number of values is in doubt of.
+        raise RestorationMismatch(_CHANGED, hint=_CHANGED_HINT) from None
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise ContainerDamaged(
             f"the sealed recipe is not usable ({type(error).__name__})"
         ) from None
+
+
+def _without_delta(payload: Payload, frames: Iterator[Stored], tone: Tone) -> Iterator[Stored]:
+    """`frames`, (1, rows, columns, samples) each, without the recipe's perturbation.
+
+    Raises:
+        ValueError: the recipe and the payload's parts do not go together.
+    """
+    delta = delta_of(payload.recipe, payload.parts.get("delta"))
+    if delta is None:
+        if "doubts" in payload.parts:
+            raise ValueError("there are doubts without a perturbation")
+        return frames
+    return subtract_frames((one[0] for one in frames), delta, tone, _part(payload, "doubts"))
 
 
 def _checked_layout(facts: object) -> dict[str, Any]:

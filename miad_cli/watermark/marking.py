@@ -16,6 +16,7 @@ from miad_cli.errors import InvisibleLogo, NoRoomForLogo
 from miad_cli.imaging.image import MedicalImage, Stored
 from miad_cli.models.bank import Bank
 from miad_cli.watermark.blend import Bytes, Mark, Tone, blend
+from miad_cli.watermark.delta import Delta, add
 from miad_cli.watermark.ensemble import Ensemble, Opinion, feature_distance
 from miad_cli.watermark.lesions import Box
 from miad_cli.watermark.logo import Sit
@@ -90,6 +91,7 @@ class Decision:
         queries: how many candidates the search scored.
         shared: whether it was made for several pictures together.
         label: the class that was to be lost, where the caller named one.
+        delta: the perturbation under the mark, where there is one.
     """
 
     mark: Mark
@@ -99,6 +101,7 @@ class Decision:
     queries: int
     shared: bool = False
     label: int | None = None
+    delta: Delta | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,6 +123,10 @@ class Marking:
     @property
     def mark(self) -> Mark:
         return self.decision.mark
+
+    @property
+    def delta(self) -> Delta | None:
+        return self.decision.delta
 
     @property
     def fooled(self) -> bool | None:
@@ -226,8 +233,11 @@ def apply_mark(decision: Decision, image: MedicalImage, bank: Bank) -> Marking:
     """
     ensemble = Ensemble(bank, image)
     mark, key = decision.mark, image.key_frame
-    stored = blend(image.stored, mark, ensemble.tone)
-    if not ensemble.shows(mark, LEAST_CHANGED):
+    beneath = image.stored
+    if decision.delta is not None:
+        beneath = add(beneath, decision.delta, ensemble.tone)
+    stored = blend(beneath, mark, ensemble.tone)
+    if not _shows(beneath[key], stored[key], mark):
         raise InvisibleLogo(
             "the logo would change hardly any pixel (padding, or a window outside the values)"
         )
@@ -237,6 +247,12 @@ def apply_mark(decision: Decision, image: MedicalImage, bank: Bank) -> Marking:
     return Marking(
         stored, decision, ensemble.tone, ensemble.clean, ensemble.opinion_of(stored[key]), label
     )
+
+
+def _shows(beneath: Stored, marked: Stored, mark: Mark) -> bool:
+    """True where enough of the pixels under the logo's visible part differ from those beneath."""
+    changed = (marked[mark.region] != beneath[mark.region]).any(axis=-1)
+    return bool(changed[mark.logo[..., 3] > 0].mean() >= LEAST_CHANGED)
 
 
 def _beside_attention(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import build_dicom, marking_of, noisy_logo, sealing_for
+from helpers import build_dicom, marking_of, noisy_logo, sealing_for, tone_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
@@ -20,6 +20,7 @@ from miad_cli.restoration import restore
 from miad_cli.seal.container import open_payload, parse
 from miad_cli.seal.payload import decode
 from miad_cli.watermark.blend import Mark
+from miad_cli.watermark.delta import Delta, add, grid_size
 
 IDENTITY = x25519.Identity.generate()
 
@@ -31,6 +32,7 @@ class Original:
     y: int
     alpha: int
     logo: np.ndarray
+    delta: Delta | None
 
 
 @st.composite
@@ -38,7 +40,7 @@ def originals(draw: st.DrawFn) -> Original:
     allocated = draw(st.sampled_from([8, 16, 32]))
     stored = draw(st.integers(2, allocated))
     signed = draw(st.booleans())
-    rows, columns = draw(st.integers(2, 6)), draw(st.integers(2, 6))
+    rows, columns = draw(st.integers(2, 6)), draw(st.integers(2, 6) | st.just(230))
     samples = draw(st.sampled_from([1, 3]))
     shape = (draw(st.integers(1, 2)), rows, columns, samples)
     generator = np.random.default_rng(draw(st.integers(0, 2**32)))
@@ -64,6 +66,10 @@ def originals(draw: st.DrawFn) -> Original:
         as_ow=draw(st.booleans()),
         **attributes,
     )
+    delta = None
+    if draw(st.booleans()):
+        cells = generator.integers(-20, 21, (*grid_size(rows, columns), samples))
+        delta = Delta(cells.astype(np.int8))
     height, width = draw(st.integers(1, rows)), draw(st.integers(1, columns))
     return Original(
         content,
@@ -71,6 +77,7 @@ def originals(draw: st.DrawFn) -> Original:
         draw(st.integers(0, rows - height)),
         draw(st.integers(1, 255)),
         noisy_logo(height, width, draw(st.integers(0, 2**32))),
+        delta,
     )
 
 
@@ -85,7 +92,12 @@ def test_native_dicom_comes_back_from_the_written_file(folder: Path, original: O
     picture = read_dicom(original.content)
     assert isinstance(picture, DicomPicture)
     mark = Mark(original.x, original.y, original.alpha, original.logo)
-    marking = marking_of(picture.image, mark)
+    beneath = picture.image
+    if original.delta is not None:
+        moved = add(beneath.stored, original.delta, tone_of(beneath))
+        beneath = replace(beneath, stored=moved)
+    marking = marking_of(beneath, mark)
+    marking = replace(marking, decision=replace(marking.decision, delta=original.delta))
     target = folder / "picture.dcm"
     sealing = sealing_for(IDENTITY.to_public(), payload="compact")
     write_instance(target, "picture.dcm", picture, marking, sealing)

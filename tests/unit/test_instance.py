@@ -24,6 +24,7 @@ from helpers import (
     picture_of,
     ramp,
     sealing_for,
+    tone_of,
 )
 from pydicom import Dataset, dcmread, examples
 from pydicom.uid import (
@@ -38,24 +39,49 @@ from miad_cli.errors import ContainerDamaged, PictureFailed, RestorationMismatch
 from miad_cli.imaging.picture import Picture, container_in, container_in_file, read_picture
 from miad_cli.imaging.raster import read_raster
 from miad_cli.instance import write_instance
-from miad_cli.restoration import restore
+from miad_cli.restoration import marked_again, restore
 from miad_cli.seal.carriers import sidecar_of
 from miad_cli.seal.container import open_payload, parse
 from miad_cli.seal.payload import Payload, decode
 from miad_cli.verify import Verdict, verify_file
 from miad_cli.watermark.blend import Mark
+from miad_cli.watermark.delta import Delta, add, grid_size
+from miad_cli.watermark.marking import Marking
 
 IDENTITY = x25519.Identity.generate()
 MARK = Mark(3, 2, 200, noisy_logo(8, 10))
 
 
+def delta_for(picture: Picture, largest: int = 8) -> Delta:
+    """Random cells for a picture, of -largest to largest."""
+    size = grid_size(picture.image.rows, picture.image.columns)
+    shape = (*size, picture.image.stored.shape[-1])
+    return Delta(np.random.default_rng(4).integers(-largest, largest + 1, shape).astype(np.int8))
+
+
+def marking_over(picture: Picture, mark: Mark, delta: Delta) -> Marking:
+    """The marking that puts `mark` over `delta` on a picture."""
+    beneath = add(picture.image.stored, delta, tone_of(picture.image))
+    marking = marking_of(replace(picture.image, stored=beneath), mark)
+    return replace(marking, decision=replace(marking.decision, delta=delta))
+
+
 def protect(
-    folder: Path, picture: Picture, payload: str = "auto", carrier: str = "both", mark: Mark = MARK
+    folder: Path,
+    picture: Picture,
+    payload: str = "auto",
+    carrier: str = "both",
+    mark: Mark = MARK,
+    delta: Delta | None = None,
 ) -> Path:
     """A protected file in `folder`, as `protect` writes it."""
     target = folder / ("p.dcm" if hasattr(picture, "dataset") else "p.png")
     sealing = sealing_for(IDENTITY.to_public(), payload, carrier)
-    write_instance(target, "the original.dcm", picture, marking_of(picture.image, mark), sealing)
+    if delta is None:
+        marking = marking_of(picture.image, mark)
+    else:
+        marking = marking_over(picture, mark, delta)
+    write_instance(target, "the original.dcm", picture, marking, sealing)
     return target
 
 
@@ -296,6 +322,103 @@ def test_original_survives_a_change_of_byte_order(tmp_path: Path) -> None:
     assert restore(payload, encode(dataset)) == picture.content
 
 
+# --- A perturbation under the mark --------------------------------------------------------------
+
+
+def a_png() -> Picture:
+    return read_raster(build_png(np.random.default_rng(6).integers(0, 256, (14, 20, 3), np.uint8)))
+
+
+@pytest.mark.parametrize(
+    ("make", "mode"),
+    [
+        (lambda: picture_of(examples.ct), "compact"),
+        (lambda: picture_of(examples.rgb_color), "compact"),
+        (lambda: picture_of(compressed()), "original"),
+        (a_png, "original"),
+    ],
+    ids=["ct", "rgb", "rle", "png"],
+)
+def test_original_comes_back_from_under_a_perturbation(tmp_path: Path, make, mode: str) -> None:
+    picture = make()
+    delta = delta_for(picture)
+    path = protect(tmp_path, picture, delta=delta)
+    payload = payload_in(path)
+    assert payload.mode == mode
+    assert payload.parts["delta"] == delta.grid.tobytes()
+    assert restore(payload, path.read_bytes()) == picture.content
+    written = read_picture(path.read_bytes(), path).image.stored[:, 20:]
+    if picture.image.rows > 20:  # below the mark
+        assert (written != picture.image.stored[:, 20:]).mean() > 0.3
+    found = verify_file(path, [OWNER.public], [IDENTITY])
+    assert (found.verdict, found.restorable, found.recipe_holds) == (Verdict.AUTHENTIC, True, True)
+
+
+@pytest.fixture
+def perturbed(tmp_path: Path) -> Path:
+    picture = picture_of(build_dataset(ramp(), bits_stored=12))
+    return protect(tmp_path, picture, delta=delta_for(picture, 100))
+
+
+def test_recipe_of_another_perturbation_does_not_hold(perturbed: Path) -> None:
+    """What makes the protected pixels of the original is this grid and no other."""
+    payload, content = payload_in(perturbed), perturbed.read_bytes()
+    original = restore(payload, content)
+    stored = read_picture(content, perturbed).image.stored
+    np.testing.assert_array_equal(marked_again(payload, original), stored)
+    cells = (-np.frombuffer(payload.parts["delta"], np.int8)).tobytes()
+    other = replace(payload, parts={**payload.parts, "delta": cells})
+    assert not np.array_equal(marked_again(other, original), stored)
+    with pytest.raises(RestorationMismatch, match="pixels of the protected file were changed"):
+        restore(other, content)
+
+
+@pytest.mark.parametrize("value", [0, 4095])
+def test_pixels_that_were_changed_are_named_whatever_is_in_doubt(
+    perturbed: Path, value: int
+) -> None:
+    """At the window's ends there are more doubtful values than bits, in its middle fewer."""
+    dataset = dcmread(perturbed)
+    for level in (value, 2000):
+        dataset.PixelData = np.full(12 * 16, level, "u2").tobytes()
+        with pytest.raises(RestorationMismatch, match="pixels of the protected file were changed"):
+            restore(payload_in(perturbed), encode(dataset))
+
+
+@pytest.mark.parametrize("part", ["delta", "doubts"])
+def test_perturbation_without_a_part_is_damaged(perturbed: Path, part: str) -> None:
+    payload = payload_in(perturbed)
+    parts = {name: content for name, content in payload.parts.items() if name != part}
+    with pytest.raises(ContainerDamaged):
+        restore(replace(payload, parts=parts), perturbed.read_bytes())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        None,
+        {"rows": 12, "columns": 16},
+        {"rows": 16, "columns": 12, "samples": 1},
+        {"rows": 12, "columns": 15, "samples": 1},
+        {"rows": 1 << 40, "columns": 1 << 40, "samples": 1},
+    ],
+    ids=str,
+)
+def test_perturbation_that_cannot_be_is_damaged(perturbed: Path, change: dict | None) -> None:
+    payload = payload_in(perturbed)
+    with pytest.raises(ContainerDamaged):
+        restore(
+            replace(payload, recipe={**payload.recipe, "delta": change}), perturbed.read_bytes()
+        )
+
+
+@pytest.mark.parametrize("part", ["delta", "doubts"])
+def test_part_of_a_perturbation_that_is_not_there_is_damaged(protected: Path, part: str) -> None:
+    payload = payload_in(protected)
+    with pytest.raises(ContainerDamaged):
+        restore(replace(payload, parts={**payload.parts, part: bytes(192)}), protected.read_bytes())
+
+
 # --- Verdicts ---------------------------------------------------------------------------------
 
 
@@ -406,18 +529,22 @@ def peak_of(work: Callable[[], object]) -> int:
 
 
 @pytest.mark.parametrize(
-    ("make", "limit"),
-    [(cine, 4), (lambda: cine("u2"), 4), (rle_cine, 6)],
-    ids=["8 bit", "12 bit", "rle"],
+    ("make", "limit", "with_delta"),
+    [(cine, 4, False), (lambda: cine("u2"), 4, False), (rle_cine, 6, False), (cine, 4, True)],
+    ids=["8 bit", "12 bit", "rle", "delta"],
 )
-def test_memory_is_a_small_multiple_of_the_pixels(tmp_path: Path, make, limit: float) -> None:
+def test_memory_is_a_small_multiple_of_the_pixels(
+    tmp_path: Path, make, limit: float, with_delta: bool
+) -> None:
     source, target = tmp_path / "cine.dcm", tmp_path / "out" / "p.dcm"
     source.write_bytes(encode(make()))
     size = picture_of(make()).words.nbytes
     mark = Mark(5, 5, 150, noisy_logo(200, 100))
+    delta = delta_for(picture_of(make())) if with_delta else None
 
     def protecting() -> None:
-        protect(target.parent, read_picture(source.read_bytes(), source), mark=mark)
+        picture = read_picture(source.read_bytes(), source)
+        protect(target.parent, picture, mark=mark, delta=delta)
 
     def restoring() -> None:
         content = target.read_bytes()

@@ -2,8 +2,9 @@
 
 `python tests/vectors/make.py` makes them again; `--check` verifies those that are there and that
 what would be made today has the same manifest and the same payload. (Encryption is randomised, so
-containers themselves never come out the same.) The originals and the keys are kept: a newer
-library may write the former differently, and the latter are for these files alone.
+containers themselves never come out the same.) `--missing` protects only what is not there yet,
+so that the others, which must open for ever, stay as they are. The originals and the keys are
+kept: a newer library may write the former differently, and the latter are for these files alone.
 """
 
 from __future__ import annotations
@@ -22,7 +23,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import pyrage
 from cryptography.hazmat.primitives.asymmetric import ed25519
-from helpers import build_dicom, build_png, encode, marking_of, noisy_logo, ramp, sealing_for
+from helpers import (
+    build_dicom,
+    build_png,
+    encode,
+    marking_of,
+    noisy_logo,
+    ramp,
+    sealing_for,
+    tone_of,
+)
 from pydicom import Dataset, dcmread
 from pydicom.uid import RLELossless
 from pyrage import x25519
@@ -35,6 +45,7 @@ from miad_cli.errors import (
     SignatureInvalid,
 )
 from miad_cli.imaging.dicom import DicomPicture
+from miad_cli.imaging.image import MedicalImage
 from miad_cli.imaging.picture import container_in, read_picture
 from miad_cli.imaging.raster import RasterPicture
 from miad_cli.instance import write_instance
@@ -52,6 +63,8 @@ from miad_cli.seal.owner import OwnerKey, OwnerPublicKey
 from miad_cli.seal.payload import Payload, decode
 from miad_cli.verify import Verdict, verify_file
 from miad_cli.watermark.blend import Mark
+from miad_cli.watermark.delta import Delta, add, grid_size
+from miad_cli.watermark.marking import Marking
 
 HERE = Path(__file__).resolve().parent
 MARK = Mark(3, 2, 200, noisy_logo(8, 10))
@@ -80,8 +93,12 @@ SOURCES = {
     "ok-original-ct.dcm": ("original-ct.dcm", "original"),
     "ok-compact-rgb.dcm": ("original-rgb.dcm", "compact"),
     "ok-original-photo.png": ("original-photo.png", "original"),
+    "ok-delta-compact-wide.dcm": ("original-wide.dcm", "compact"),
+    "ok-delta-compact-rgb.dcm": ("original-rgb.dcm", "compact"),
+    "ok-delta-original-photo.png": ("original-photo.png", "original"),
 }
-"""What is protected from which original; all other vectors are made from these."""
+"""What is protected from which original, over a perturbation where the name says delta; all other
+vectors are made from these."""
 
 
 def files() -> list[Path]:
@@ -147,17 +164,23 @@ def _structure(path: Path) -> tuple[dict[str, Any], Payload]:
     return {key: value for key, value in manifest.items() if key not in loose}, payload
 
 
-def make() -> None:
-    """Write all vectors; originals and keys only where there are none."""
+def make_missing() -> None:
+    """Write what is protected from an original and is not there; originals and keys likewise."""
     if not (HERE / "owner.pem").exists():
         _owner(b"v").save(HERE / "owner.pem")
         _owner(b"v").public.save(HERE / "owner.pub.pem")
         new_identity(HERE / "identity.txt")
-        _make_originals()
+    _make_originals()
+    for name, (source, mode) in SOURCES.items():
+        if not (HERE / name).exists():
+            _protect(HERE / name, HERE / source, mode)
+
+
+def make() -> None:
+    """Write all vectors; originals and keys only where there are none."""
     for path in files():
         path.unlink()
-    for name, (source, mode) in SOURCES.items():
-        _protect(HERE / name, HERE / source, mode)
+    make_missing()
     _make_damaged_files()
     _make_containers()
 
@@ -167,9 +190,18 @@ def _make_originals() -> None:
                      WindowCenter=2000, WindowWidth=4000, PixelSpacing=[0.5, 0.5])  # fmt: skip
     generator = np.random.default_rng(2023)
     colours = generator.integers(0, 256, (1, 24, 32, 3), np.uint8)
-    (HERE / "original-ct.dcm").write_bytes(ct)
-    (HERE / "original-rgb.dcm").write_bytes(build_dicom(colours, SOPInstanceUID="1.2.3.4.5.7"))
-    (HERE / "original-photo.png").write_bytes(build_png(colours[0]))
+    wide = build_dicom(ramp(20, 300), bits_stored=12, signed=True, photometric="MONOCHROME1",
+                       SOPInstanceUID="1.2.3.4.5.8", PixelPaddingValue=300,
+                       WindowCenter=40, WindowWidth=900)  # fmt: skip
+    originals = {
+        "original-ct.dcm": ct,
+        "original-rgb.dcm": build_dicom(colours, SOPInstanceUID="1.2.3.4.5.7"),
+        "original-photo.png": build_png(colours[0]),
+        "original-wide.dcm": wide,
+    }
+    for name, content in originals.items():
+        if not (HERE / name).exists():
+            (HERE / name).write_bytes(content)
 
 
 def _make_damaged_files() -> None:
@@ -271,7 +303,18 @@ def _protect(target: Path, source: Path, mode: str) -> None:
     (identity,) = _identities()
     sealing = sealing_for(identity.to_public(), mode, "embed")
     sealing = dataclasses.replace(sealing, owner=_owner(b"v"))
-    write_instance(target, source.name, picture, marking_of(picture.image, MARK), sealing)
+    marking = _marking_over_delta if "delta" in target.name else marking_of
+    write_instance(target, source.name, picture, marking(picture.image, MARK), sealing)
+
+
+def _marking_over_delta(image: MedicalImage, mark: Mark) -> Marking:
+    shape = (*grid_size(image.rows, image.columns), image.stored.shape[-1])
+    cells = np.arange(np.prod(shape)) * 29 % 17 - 8
+    delta = Delta(cells.reshape(shape).astype(np.int8))
+    moved = add(image.stored, delta, tone_of(image))
+    marking = marking_of(dataclasses.replace(image, stored=moved), mark)
+    decision = dataclasses.replace(marking.decision, delta=delta)
+    return dataclasses.replace(marking, decision=decision)
 
 
 def _picture(path: Path) -> DicomPicture | RasterPicture:
@@ -301,7 +344,11 @@ def _owner(letter: bytes) -> OwnerKey:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="change nothing")
-    if not parser.parse_args().check:
+    parser.add_argument("--missing", action="store_true", help="make only what is not there")
+    options = parser.parse_args()
+    if options.missing:
+        make_missing()
+    elif not options.check:
         make()
     with tempfile.TemporaryDirectory() as folder:
         wrong = check(Path(folder))
