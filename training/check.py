@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from training.data import SUBSETS, TaskImages, data_root, load_split, model_input
+from training.segmentation import measure_segmentation
 
 # Largest difference allowed, as a fraction of the largest value.
 TOLERANCE = 1e-3
@@ -130,7 +131,10 @@ def converted(
     columns is Grad-CAM's weight).
     """
     x = torch.from_numpy(batch).requires_grad_()
-    outputs = dict(zip(names, module(x), strict=True))
+    answers = module(x)
+    # The conversion of a file with one output gives it bare.
+    answers = answers if isinstance(answers, tuple | list) else (answers,)
+    outputs = dict(zip(names, answers, strict=True))
     value = outputs[output]
     target = value.amax(1).sum() if value.ndim == 2 else value.square().sum() / 2
     if "cam" not in outputs:
@@ -206,6 +210,8 @@ def check(folder: Path, root: Path) -> tuple[list[str], dict[str, float]]:
         outputs = [output["tensor"] for output in described["outputs"]]
         # What it achieves, training.removal measures.
         return found + conversion_faults(path, outputs, probe), {}
+    if described["role"] == "segmentation":
+        return found + segmentation_faults(path, described, root), {}
     balanced = {}
     for output, stated in zip(described["outputs"], described["accuracy"], strict=True):
         task = output["task"]
@@ -214,11 +220,29 @@ def check(folder: Path, root: Path) -> tuple[list[str], dict[str, float]]:
         found += conversion_faults(path, [task], batch)
         measured = measure(path, task, images, given["mean"], given["std"])
         balanced[task] = measured.balanced
-        entry = measured.entry(described["name"])
-        print("  ".join(f"{key} {value}" for key, value in entry.items() if key != "command"))
-        if any(abs(stated[k] - v) > 0.002 for k, v in entry.items() if isinstance(v, float)):
-            found.append(f"{task}: the manifest states other figures")
+        found += figure_faults(stated, measured.entry(described["name"]))
     return found, balanced
+
+
+def segmentation_faults(path: Path, described: dict[str, Any], root: Path) -> list[str]:
+    """Print the figures of a segmentation network; what is wrong with it, in words."""
+    given, found = described["input"], []
+    for stated in described["accuracy"]:
+        images = load_split(root, stated["task"], "test", given["rows"], masked=True)
+        batch = model_input(images.images[:4], given["mean"], given["std"])
+        found += conversion_faults(path, ["mask"], batch)
+        figures = measure_segmentation(path, stated["task"], images, given["mean"], given["std"])
+        found += figure_faults(stated, figures.entry(described["name"]))
+    return found
+
+
+def figure_faults(stated: Mapping[str, Any], entry: Mapping[str, Any]) -> list[str]:
+    """Print measured figures; in words, that the manifest states others, where it does."""
+    print("  ".join(f"{key} {value}" for key, value in entry.items() if key != "command"))
+    figures = {key: value for key, value in entry.items() if isinstance(value, float)}
+    if all(abs(stated.get(key, np.inf) - value) <= 0.002 for key, value in figures.items()):
+        return []
+    return [f"{entry['task']}: the manifest states other figures"]
 
 
 def table(balanced: Mapping[str, Mapping[str, float]]) -> str:

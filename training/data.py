@@ -1,7 +1,9 @@
 """The data sets: where they are, who made them, and how a picture becomes a network's input.
 
 A data set is a folder with ``manifest.csv``: path, label, split (train or test), group
-(a patient, or whatever else must not be divided). Sealed or test rows never reach training.
+(a patient, or whatever else must not be divided), and, where lesions are outlined, mask (a
+picture as large as the picture, white where the lesion is). Sealed or test rows never reach
+training.
 The folder of all sets may also be one file, a pack (``training.pack``): a ZIP archive with the
 same names in it.
 """
@@ -105,7 +107,8 @@ class TaskImages:
     """The decoded pictures of one task.
 
     images: (n, 1 or 3, side, side) uint8. targets: (n,) int64, indices into ``labels``,
-    which are sorted. groups: (n,) strings.
+    which are sorted. groups: (n,) strings. masks: (n, 1, side, side) uint8, the share of each
+    pixel that is lesion, of 255; None where they were not asked for.
     """
 
     task: str
@@ -113,6 +116,7 @@ class TaskImages:
     images: NDArray[np.uint8]
     targets: NDArray[np.int64]
     groups: NDArray[np.str_]
+    masks: NDArray[np.uint8] | None = None
 
     def take(self, chosen: NDArray[np.bool_]) -> TaskImages:
         """The pictures where ``chosen`` ((n,) bool) holds."""
@@ -122,6 +126,7 @@ class TaskImages:
             self.images[chosen],
             self.targets[chosen],
             self.groups[chosen],
+            None if self.masks is None else self.masks[chosen],
         )
 
 
@@ -169,8 +174,14 @@ def fit_pad(picture: Image.Image, side: int) -> Image.Image:
     return picture.resize((side, side), Image.Resampling.BILINEAR)
 
 
-def load_split(root: Path, task: str, split: str, side: int) -> TaskImages:
-    """Decode the ``split`` of a task at ``side`` x ``side`` pixels."""
+def load_split(root: Path, task: str, split: str, side: int, masked: bool = False) -> TaskImages:
+    """Decode the ``split`` of a task at ``side`` x ``side`` pixels.
+
+    masked: decode the masks of its lesions, too.
+
+    Raises:
+        ValueError: there are no such pictures, or one of them has no mask.
+    """
     rows = read_manifest(root, task)
     labels = tuple(sorted({row["label"] for row in rows}))
     rows = [row for row in rows if row["split"] == split]
@@ -187,7 +198,24 @@ def load_split(root: Path, task: str, split: str, side: int) -> TaskImages:
         np.stack([np.broadcast_to(p, (channels, side, side)) for p in pictures]),
         np.array([labels.index(row["label"]) for row in rows], np.int64),
         np.array([row["group"] for row in rows]),
+        load_masks(root, task, rows, side) if masked else None,
     )
+
+
+def load_masks(
+    root: Path, task: str, rows: Sequence[Mapping[str, str]], side: int
+) -> NDArray[np.uint8]:
+    """Decode the lesion masks of ``rows`` of a task's manifest to (n, 1, side, side) uint8.
+
+    Raises:
+        ValueError: one of them has none.
+    """
+    without = sum(not row.get("mask") for row in rows)
+    if without:
+        raise ValueError(f"{root}: {without} of {len(rows)} pictures of {task} have no lesion mask")
+    contents = read_files(root, [f"{task}/{row['mask']}" for row in rows])
+    # In colours of a palette, 0 may be white: what a mask shows counts, not its numbers.
+    return np.stack([decode(content, side, grey=True) for content in contents])
 
 
 def decode(content: bytes, side: int, grey: bool = False) -> NDArray[np.uint8]:

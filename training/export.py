@@ -17,7 +17,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from training.architectures import FAMILIES, Network
+from training.architectures import FAMILIES, IMAGENET_MEAN, IMAGENET_STD, Network
 from training.check import (
     TOLERANCE,
     Measured,
@@ -31,17 +31,26 @@ from training.data import SOURCES, data_root, load_split
 from training.removal import beside, measure_removal
 from training.removers import REMOVERS
 from training.runs import SMALLEST_HALF, restore
+from training.segmentation import measure_segmentation
+from training.segmenters import LABELS, SEGMENTERS, UNet
 
 OPSET = 18
 GRADIENT_TOLERANCE = 1e-2
 COMPARED = ("converted", "input gradient", "cam gradient")
+# What each kind of network is trained by, and its role in a manifest.
+SCRIPTS = {
+    "classifier": "train --family",
+    "remover": "train_remover --remover",
+    "segmenter": "train_segmenter --segmenter",
+}
+ROLES = {"classifier": "classifier", "remover": "removal", "segmenter": "segmentation"}
 
 
 @dataclass(frozen=True)
 class Trained:
     """A network with folded, rounded weights, in eval mode, and what made it.
 
-    kind: "classifier" or "remover". labels: per task, empty for a remover.
+    kind: "classifier", "remover" or "segmenter". labels: per task, for classifiers alone.
     """
 
     kind: str
@@ -54,14 +63,22 @@ class Trained:
     @property
     def family(self) -> str:
         """The name of the architecture."""
-        name: str = self.recipe["family" if self.kind == "classifier" else "remover"]
+        name: str = self.recipe["family" if self.kind == "classifier" else self.kind]
         return name
 
     @property
     def side(self) -> int:
         """Side of the file's input, pixels."""
-        key = self.recipe["sides"][-1] if self.kind == "classifier" else self.recipe["picture_side"]
-        return int(key)
+        side = self.recipe["picture_side"] if self.kind == "remover" else self.recipe["sides"][-1]
+        return int(side)
+
+    @property
+    def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation that its input (0..1) is normalised with."""
+        if self.kind == "classifier":
+            family = FAMILIES[self.family]
+            return family.mean, family.std
+        return (IMAGENET_MEAN, IMAGENET_STD) if self.kind == "segmenter" else ((0.0,), (1.0,))
 
 
 class Exported(nn.Module):
@@ -70,15 +87,25 @@ class Exported(nn.Module):
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
-        tasks = tuple(network.heads) if isinstance(network, Network) else ()
-        self.names = (*tasks, "features", "cam") if tasks else ("image", "mask")
+        self.answers = answers_of(network)
+        inner = ("features", "cam") if isinstance(network, Network) else ()
+        self.names = (*self.answers, *inner)
 
     def forward(self, model_input: Tensor) -> tuple[Tensor, ...]:
         """Map (N, 3, rows, columns) to the tensors called ``names``."""
         outputs = self.network(model_input)
+        if isinstance(self.network, UNet):
+            return (outputs,)
         if isinstance(self.network, Network):
             return (*outputs.logits.values(), outputs.features, outputs.cam)
         return (outputs.image, outputs.mask)
+
+
+def answers_of(network: nn.Module) -> tuple[str, ...]:
+    """The names of what a network is asked for."""
+    if isinstance(network, Network):
+        return tuple(network.heads)
+    return ("mask",) if isinstance(network, UNet) else ("image", "mask")
 
 
 def load_trained(path: Path) -> Trained:
@@ -88,6 +115,8 @@ def load_trained(path: Path) -> Trained:
     network: nn.Module
     if kind == "classifier":
         network = Network(FAMILIES[recipe["family"]], stored["labels"])
+    elif kind == "segmenter":
+        network = SEGMENTERS[recipe["segmenter"]]()
     else:
         network = REMOVERS[recipe["remover"]]()
     restore(network, stored)
@@ -169,8 +198,8 @@ def check_parity(
     found: dict[str, float] = {}
 
     def draw(count: int) -> np.ndarray:
-        # Removers take pictures in 0..1, classifiers normalised ones.
-        if isinstance(network, Network):
+        # Removers take pictures in 0..1, the others normalised ones.
+        if isinstance(network, Network | UNet):
             return rng.standard_normal((count, 3, side, side), np.float32)
         return rng.random((count, 3, side, side), np.float32)
 
@@ -183,8 +212,7 @@ def check_parity(
             found[f"{name}, batch {count}"] = relative_difference(got, value.numpy())
     module, names = import_in_torch(path)
     probe = draw(2)
-    tasks = tuple(network.heads) if isinstance(network, Network) else ("image", "mask")
-    for output in tasks:
+    for output in exported.answers:
         in_file = converted(module, names, output, probe)
         in_torch = converted(exported, exported.names, output, probe)
         for part, got, value in zip(COMPARED, in_file, in_torch, strict=False):
@@ -219,14 +247,13 @@ def train_command(trained: Trained) -> str:
     """The command that repeats the training run; a timed one by the epochs it came to."""
     recipe, progress = trained.recipe, trained.progress
     cycles = progress["cycle_epochs"] if recipe["timed"] else recipe["cycles"]
-    classifier = trained.kind == "classifier"
-    script = "train --family" if classifier else "train_remover --remover"
     command = (
-        f"python -m training.{script} {trained.family} --tasks {','.join(recipe['tasks'])}"
+        f"python -m training.{SCRIPTS[trained.kind]} {trained.family}"
+        f" --tasks {','.join(recipe['tasks'])}"
         f" --data DIR --out DIR --epochs {_joined(cycles)} --rate {_joined(recipe['rates'])}"
         f" --side {_joined(recipe['sides'])} --batch {recipe['batch']} --seed {recipe['seed']}"
     )
-    if classifier:
+    if trained.kind == "classifier":
         command += f" --decay {recipe['weight_decay']:g}"
         command += f" --focal {recipe['focal']:g}" if recipe["focal"] else ""
         command += "" if recipe["init"] == "scratch" else " --init FILE"
@@ -242,22 +269,20 @@ def manifest(
 ) -> str:
     """The text of ``manifest.toml``."""
     recipe, side = trained.recipe, trained.side
-    role = "classifier" if trained.kind == "classifier" else "removal"
+    mean, std = trained.normalisation
     head: dict[str, Any] = {"schema": 1, "name": name, "family": trained.family}
-    head |= {"role": role, "file": "model.onnx", "sha256": sha256}
+    head |= {"role": ROLES[trained.kind], "file": "model.onnx", "sha256": sha256}
     tensor: dict[str, Any] = {"tensor": "input", "layout": "NCHW", "rows": side, "columns": side}
-    tensor |= {"channels": 3, "range": [0.0, 1.0]}
-    if role == "classifier":
-        family = FAMILIES[trained.family]
-        tensor |= {"mean": list(family.mean), "std": list(family.std)}
-    else:
-        tensor |= {"mean": [0.0], "std": [1.0]}
+    tensor |= {"channels": 3, "range": [0.0, 1.0], "mean": list(mean), "std": list(std)}
     parts = [_lines(head), "[input]\n" + _lines(tensor | {"fit": "pad"})]
-    if role == "classifier":
+    if trained.kind == "classifier":
         for task, labels in trained.labels.items():
             output = {"task": task, "tensor": task, "kind": "logits", "labels": labels}
             parts.append("[[outputs]]\n" + _lines(output))
         parts += ['[features]\ntensor = "features"\n', '[cam]\ntensor = "cam"\n']
+    elif trained.kind == "segmenter":
+        found = {"kind": "mask", "tensor": "mask", "values": "logits", "labels": LABELS}
+        parts.append("[[outputs]]\n" + _lines(found))
     else:
         parts += [
             "[[outputs]]\n" + _lines({"kind": kind, "tensor": kind}) for kind in ("image", "mask")
@@ -326,12 +351,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     measured: list[Measured] = []
     for task in trained.recipe["tasks"]:
-        if trained.kind == "classifier":
-            family = FAMILIES[trained.family]
-            images = load_split(root, task, "test", trained.side)
-            measured.append(measure(path, task, images, family.mean, family.std))
+        outlined = trained.kind == "segmenter"
+        images = load_split(root, task, "test", trained.side, masked=outlined)
+        if outlined:
+            measured.append(measure_segmentation(path, task, images, *trained.normalisation))
+        elif trained.kind == "classifier":
+            measured.append(measure(path, task, images, *trained.normalisation))
         else:
-            images = load_split(root, task, "test", trained.side)
             judges = given.classifiers or beside(given.out, task)
             measured.append(measure_removal(path, task, images, judges, given.limit))
         print(measured[-1])

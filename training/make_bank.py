@@ -33,7 +33,9 @@ class Plan:
 
     script: the module that trains it. cpu, gpu: epochs, rates, sides and batch there, as that
     module takes them. minutes: on a GPU, of training; the epochs are shares of them. origin:
-    what its first weights are, with their licence; empty where it starts from scratch.
+    what its first weights are, with their licence; empty where it starts from scratch. network:
+    the architecture, where the model is not called like it. tasks: comma-separated, where it is
+    not for all of them.
     """
 
     name: str
@@ -42,6 +44,13 @@ class Plan:
     gpu: Mapping[str, str]
     minutes: float
     origin: str = ""
+    network: str = ""
+    tasks: str = ""
+
+
+KINDS = MappingProxyType(
+    {"train": "--family", "train_remover": "--remover", "train_segmenter": "--segmenter"}
+)
 
 
 def _settings(epochs: str, rate: str, side: str, batch: int, **others: str) -> Mapping[str, str]:
@@ -79,6 +88,16 @@ PLANS = (
     _classifier("vit", _settings("20,4", "0.0005,0.0003", "160,224", 32), "0.001,0.0005", "0.1"),
     _remover("wdnet"),
     _remover("split-refine"),
+    # Lesions are outlined in one data set alone.
+    Plan(
+        "skin-lesion",
+        "train_segmenter",
+        _settings("10,5,3", "0.003,0.002,0.001", "96,128,224", 8),
+        _settings("0.5,0.5", "0.004,0.002", "128,224", 32),
+        3.0,
+        network="unet",
+        tasks="dermoscopy",
+    ),
 )
 
 
@@ -112,8 +131,8 @@ class Job:
 
 def train_arguments(plan: Plan, given: argparse.Namespace, root: Path) -> list[str]:
     """The command line of the training script for one plan."""
-    kind = "--family" if plan.script == "train" else "--remover"
-    words = [kind, plan.name, "--tasks", given.tasks, "--data", str(root)]
+    words = [KINDS[plan.script], plan.network or plan.name]
+    words += ["--tasks", plan.tasks or given.tasks, "--data", str(root)]
     words += ["--out", str(given.runs / plan.name), "--device", given.device, "--resume"]
     on_gpu = given.device.startswith("cuda")
     for key, value in (plan.gpu if on_gpu else plan.cpu).items():

@@ -126,7 +126,7 @@ class Decomposing(nn.Module):
     network corrects the solution inside the mask; outside it the input stays.
     """
 
-    def __init__(self, widths: Sequence[int] = (16, 32, 64, 128, 192), features: int = 16) -> None:
+    def __init__(self, widths: Sequence[int] = (16, 32, 64, 96, 160), features: int = 16) -> None:
         super().__init__()
         self.encoder = Encoder(3, widths, Double)
         deepest = widths[-1]
@@ -219,8 +219,8 @@ class SplitRefine(nn.Module):
 
     def __init__(
         self,
-        widths: Sequence[int] = (12, 24, 48, 96, 192),
-        refining: Sequence[int] = (12, 24, 48, 96),
+        widths: Sequence[int] = (16, 32, 64, 96, 128),
+        refining: Sequence[int] = (16, 32, 48, 64),
     ) -> None:
         super().__init__()
         self.encoder = Encoder(3, widths, Residual)

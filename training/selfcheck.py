@@ -20,6 +20,7 @@ from training.data import SOURCES
 from training.export import check_parity, to_onnx
 from training.removers import REMOVERS, initialise_remover
 from training.runs import finished, restore
+from training.segmenters import SEGMENTERS, initialise_segmenter
 
 
 def untrained(name: str, seed: int = 0) -> nn.Module:
@@ -29,12 +30,16 @@ def untrained(name: str, seed: int = 0) -> nn.Module:
     def empty() -> nn.Module:
         if name in REMOVERS:
             return REMOVERS[name]()
+        if name in SEGMENTERS:
+            return SEGMENTERS[name]()
         labels = {task: [n for s in sources for n in s.labels] for task, sources in SOURCES.items()}
         return Network(FAMILIES[name], labels)
 
     drawn = empty()
     if name in REMOVERS:
         initialise_remover(drawn, generator)
+    elif name in SEGMENTERS:
+        initialise_segmenter(drawn, generator)
     else:
         initialise(drawn, generator)
     with torch.no_grad():
@@ -47,7 +52,7 @@ def untrained(name: str, seed: int = 0) -> nn.Module:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Export and check; ends with the exception of the first that fails."""
-    names = [*FAMILIES, *REMOVERS]
+    names = [*FAMILIES, *REMOVERS, *SEGMENTERS]
     parser = argparse.ArgumentParser(prog="python -m training.selfcheck", description=__doc__)
     parser.add_argument("names", nargs="*", help=f"some of {', '.join(names)}; default: all")
     parser.add_argument("--side", type=int, default=224)

@@ -20,10 +20,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from miad_cli.models.bank import Surrogate
 from miad_cli.models.session import Device
-from training import check, export, removal, runs, train, train_remover
+from training import (
+    check,
+    export,
+    removal,
+    runs,
+    segmentation,
+    train,
+    train_remover,
+    train_segmenter,
+)
 from training.architectures import ConvNorm, Family, Network, initialise
 from training.data import SOURCES
 from training.removers import Decomposing, initialise_remover
+from training.segmenters import UNet, initialise_segmenter
 
 # What PyTorch's exporter says of itself.
 pytestmark = [
@@ -49,12 +59,17 @@ def tiny_remover() -> nn.Module:
     return Decomposing((4, 6, 8, 8, 12), 4)
 
 
+def tiny_segmenter() -> nn.Module:
+    return UNet((4, 8, 12, 12), (2,))
+
+
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of one task, and the tiny networks in the place of the real ones."""
     for module in (train, export):
         monkeypatch.setattr(module, "FAMILIES", MappingProxyType({"tiny": TINY}))
     monkeypatch.setattr(export, "REMOVERS", MappingProxyType({"tiny-remover": tiny_remover}))
+    monkeypatch.setattr(export, "SEGMENTERS", MappingProxyType({"tiny-unet": tiny_segmenter}))
     monkeypatch.setattr(removal, "LOGOS", 4)
     rng = np.random.default_rng(1)
     root = tmp_path / "data"
@@ -63,11 +78,15 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         for i, split in enumerate(("train", "train", "test", "test", "test")):
             path = root / TASK / f"{label}{i}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(rng.integers(0, 256, (SIDE, SIDE), np.uint8)).save(path)
-            rows.append((path.name, label, split, f"{label}{i}"))
+            pixels = rng.integers(0, 256, (SIDE, SIDE), np.uint8)
+            Image.fromarray(pixels).save(path)
+            Image.fromarray(np.where(pixels > 200, 255, 0).astype(np.uint8)).save(
+                path.with_suffix(".mask.png")
+            )
+            rows.append((path.name, label, split, f"{label}{i}", f"{path.stem}.mask.png"))
     with (root / TASK / "manifest.csv").open("w", newline="") as stream:
         writer = csv.writer(stream)
-        writer.writerow(("path", "label", "split", "group"))
+        writer.writerow(("path", "label", "split", "group", "mask"))
         writer.writerows(rows)
     return root
 
@@ -156,3 +175,60 @@ def test_what_is_exported_is_checked_measured_and_taken_by_miad(
         check.main([str(remover), "--data", str(data)])
     assert ended.value.code == 1
     assert "SHA-256 does not match" in capsys.readouterr().out
+
+
+def test_a_segmenter_is_exported_checked_measured_and_taken_by_miad(
+    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network = tiny_segmenter()
+    initialise_segmenter(network, torch.Generator().manual_seed(0))
+    recipe = train_segmenter.SegmenterRecipe(
+        segmenter="tiny-unet", tasks=(TASK,), sides=(16, SIDE), cycles=(1, 1), rates=(1, 1)
+    )
+    save_best(tmp_path / "best.pt", network, recipe, {"kind": "segmenter"})
+    folder = tmp_path / "bank" / "tiny-lesion"
+    words = ["--checkpoint", str(tmp_path / "best.pt"), "--data", str(data), "--out", str(folder)]
+    export.main(words)
+
+    one = Surrogate(folder, Device())
+    assert (one.manifest.role, one.manifest.mask.labels) == (
+        "segmentation",
+        ("background", "lesion"),
+    )
+    assert (one.manifest.input.rows, one.manifest.input.fit) == (SIDE, "pad")
+    assert one.manifest.made.command.startswith(
+        "python -m training.train_segmenter --segmenter tiny-unet --tasks brain_mri "
+    )
+    stated = one.manifest.accuracy[0].model_dump()
+    assert (stated["images"], len(one.manifest.data)) == (12, 2)
+
+    # The figures again, from miad's own reading of pictures, masks and network.
+    same, right = [], []
+    for path in sorted(data.glob(f"{TASK}/*[234].png")):
+        shown = np.repeat(np.asarray(Image.open(path))[None, None] / np.float32(255), 3, axis=1)
+        found = one.session.masks(one.session.run(shown))[0, 0] >= 0.5
+        truth = np.asarray(Image.open(path.with_suffix(".mask.png"))) > 0
+        same.append((found & truth).sum() / (found | truth).sum())
+        right.append((found == truth).mean())
+    assert len(same) == 12
+    assert stated["iou"] == pytest.approx(np.mean(same), abs=1e-3)
+    assert stated["accuracy"] == pytest.approx(np.mean(right), abs=1e-3)
+
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        check.main([str(folder), "--data", str(data)])
+    printed = capsys.readouterr().out
+    assert ended.value.code == 0, printed
+    assert f"iou {stated['iou']}" in printed
+    segmentation.main([str(folder), "--data", str(data)])
+    assert f"uncovered {stated['uncovered']}" in capsys.readouterr().out
+    segmentation.main([str(folder), "--data", str(data), "--sheet", str(tmp_path / "sheet.png")])
+    assert Image.open(tmp_path / "sheet.png").size == (4 * SIDE, 10 * SIDE)
+
+    manifest = folder / "manifest.toml"
+    text = manifest.read_text(encoding="utf-8")
+    manifest.write_text(text.replace(f"iou = {stated['iou']}", "iou = 0.999"), encoding="utf-8")
+    with pytest.raises(SystemExit) as ended:
+        check.main([str(folder), "--data", str(data)])
+    assert ended.value.code == 1
+    assert "the manifest states other figures" in capsys.readouterr().out
