@@ -52,7 +52,7 @@ def main() -> None:
         bank = replace(whole, surrogates=(surrogate,))
         right = _classified_right(bank, examples, options.n)
         for method in METHODS:
-            settings = replace(settings_of(profile), method=method)
+            settings = replace(settings_of(profile), method=method, perturbing=None)
             for example in right:
                 key = f"{surrogate.manifest.name} {method} {example.path.name}"
                 if key in done:

@@ -14,22 +14,23 @@ from miad_cli.files import InputFile
 from miad_cli.imaging.masks import Masks
 from miad_cli.imaging.picture import Picture
 from miad_cli.models.bank import Bank
-from miad_cli.profiles import Profile
+from miad_cli.profiles import Perturbation, Profile
 from miad_cli.study import Group
-from miad_cli.watermark.lesions import Box, boxes_above, runs_of
+from miad_cli.watermark.effort import EFFORTS, Effort
+from miad_cli.watermark.jury import WATCHED, Shot, spread
+from miad_cli.watermark.lesions import Box, Lesions, boxes_above, runs_of
 from miad_cli.watermark.logo import Bytes
 from miad_cli.watermark.marking import (
-    WATCHED,
     Decision,
-    Lesions,
     Marking,
+    Perturbing,
     Settings,
-    Shot,
     apply_mark,
     decide,
+    fitted,
     mark_picture,
-    spread,
 )
+from miad_cli.watermark.perturbation import Attack, Weights
 from miad_cli.watermark.search import Budget
 
 
@@ -66,14 +67,16 @@ class Decisions:
         """
         own = self._lesions(file, picture)
         ahead = self._ahead.pop(file, None)
-        shared = ahead or self._decision_of(group, profile, bank)
+        if ahead is not None:
+            return apply_mark(ahead, picture.image, bank)
+        generator, settings = self._generator([picture.content]), settings_of(profile)
+        shared = self._decision_of(group, profile, bank)
         if shared is not None and keeps_off(shared, own):
             try:
-                return apply_mark(shared, picture.image, bank)
+                decision = fitted(shared, picture.image, bank, settings, generator, own)
+                return apply_mark(decision, picture.image, bank)
             except InvisibleLogo:
                 pass  # nothing of it shows on this slice: it gets a mark of its own
-        generator = self._generator([picture.content])
-        settings = settings_of(profile)
         return mark_picture(picture.image, bank, self._logo, settings, generator, lesions=own)
 
     def remember(self, file: InputFile, marking: Marking) -> None:
@@ -175,9 +178,11 @@ def keeps_off(decision: Decision, lesions: Lesions | None) -> bool:
 
 def settings_of(profile: Profile) -> Settings:
     """A profile's numbers for the watermark."""
-    searching = profile.search
+    searching, effort = profile.search, EFFORTS[profile.search.effort]
     return Settings(
         method=searching.method,
+        plan=effort.plan,
+        perturbing=_perturbing(profile.perturbation, effort),
         budget=Budget(
             parents=searching.parents,
             generations=searching.generations,
@@ -188,4 +193,22 @@ def settings_of(profile: Profile) -> Settings:
         divisors=tuple(profile.logo.divisors),
         threshold=profile.lesions.threshold,
         top_share=profile.lesions.top_share,
+        probability=profile.lesions.probability,
     )
+
+
+def _perturbing(wanted: Perturbation, effort: Effort) -> Perturbing | None:
+    if not wanted.epsilon:
+        return None
+    attack = Attack(
+        epsilon=wanted.epsilon,
+        shaped=wanted.shaped,
+        models_per_step=effort.models_per_step,
+        remover_every=effort.remover_every,
+        weights=Weights(
+            classifiers=wanted.classifiers,
+            disrupt=wanted.disrupt,
+            inerase=wanted.inerasable,
+        ),
+    )
+    return Perturbing(attack, effort.before, effort.around, effort.shared)

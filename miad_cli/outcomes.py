@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args
 
 from miad_cli.errors import NoUsableInput, TargetNotMet, exit_code_of
-from miad_cli.watermark.marking import BoxSource
+from miad_cli.watermark.lesions import BoxSource
 
 State = Literal["protected", "skipped", "planned", "copied", "passed over", "left out", "failed"]
 STATES: tuple[State, ...] = get_args(State)
@@ -21,7 +21,9 @@ class Protection:
     """How one picture was protected. Rectangles are x, y, width, height in pixels.
 
     `lesions` are the boxes that the logo keeps off, `lesions_from` is who named them. `shared` is
-    true where the whole series has the same mark.
+    true where the whole series has the same mark. `queries` are pictures that each model was asked
+    about, `gradients` how often a model was differentiated, `largest_change` the strongest step of
+    δ in 1/255 of the display window.
     """
 
     profile: str
@@ -31,6 +33,8 @@ class Protection:
     models: int
     feature_distance: float
     queries: int
+    gradients: int
+    largest_change: int
     logo: Rectangle
     alpha: int
     scale_divisor: int
@@ -90,7 +94,8 @@ class Report:
         """Pictures on which the mask that was given marks nothing."""
         if not self.masked:
             return 0
-        return sum(one.lesions_from in ("grad-cam", "occlusion") for one in self.protections)
+        guessed = ("grad-cam", "occlusion", "segmentation")
+        return sum(one.lesions_from in guessed for one in self.protections)
 
     @property
     def judged(self) -> list[Protection]:

@@ -47,8 +47,9 @@ from miad_cli.seal.owner import OwnerKey, OwnerPublicKey
 from miad_cli.seal.payload import decode
 from miad_cli.watermark.blend import Bytes, Mark, blend, tone_for
 from miad_cli.watermark.ensemble import Opinion
+from miad_cli.watermark.lesions import Lesions
 from miad_cli.watermark.logo import UNCHANGED
-from miad_cli.watermark.marking import Decision, Lesions, Marking
+from miad_cli.watermark.marking import Decision, Marking
 
 PATIENT_NAME, PATIENT_ID = "PROBE^MIAD^SYNTHETIC", "MIAD-PROBE"
 SIDE = 64

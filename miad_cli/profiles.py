@@ -8,7 +8,14 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
 
 from miad_cli.errors import UsageError
 from miad_cli.imaging.image import StudyFacts
@@ -51,10 +58,29 @@ class Models(_Table):
 
 
 class Lesions(_Table):
-    """Grad-CAM boxes (MIAD-MARK Alg. 2): threshold t of 255, share of channels that count."""
+    """Who says where the lesions are, where no mask does.
 
+    `grad-cam`: boxes of what a classifier attends to (MIAD-MARK Alg. 2), `threshold` t of 255,
+    `top_share` of channels that count. `segmentation`: boxes around what the network of this name
+    finds (MedLocker), with a `probability` of at least this.
+    """
+
+    source: Literal["grad-cam", "segmentation"] = "grad-cam"
     threshold: Annotated[float, Field(gt=0, le=255)] = 190
     top_share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    segmentation: Annotated[str, Field(min_length=1)] | None = None
+    probability: Annotated[float, Field(gt=0, lt=1)] = 0.5
+
+    @model_validator(mode="after")
+    def _source_is_named(self) -> Lesions:
+        if self.source == "segmentation" and self.segmentation is None:
+            raise ValueError('source = "segmentation" needs its model: segmentation = "NAME"')
+        return self
+
+    @property
+    def network(self) -> str | None:
+        """The segmentation network to ask, or None where the source is another."""
+        return self.segmentation if self.source == "segmentation" else None
 
 
 class Logo(_Table):
@@ -69,14 +95,32 @@ class Logo(_Table):
 
 
 class Search(_Table):
-    """Alg. 3's defaults; `density` is r_p, `keep` r_c, `alpha_step` s_alpha of 255."""
+    """`guided` is miad's own search, the others are the paper's. `effort` says how long the guided
+    one and the perturbation may take. The rest are Alg. 3's defaults: `density` is r_p, `keep`
+    r_c, `alpha_step` s_alpha of 255."""
 
-    method: Literal["random", "he", "he-sit"] = "he-sit"
+    method: Literal["random", "he", "he-sit", "guided"] = "guided"
+    effort: Literal["fast", "standard", "max"] = "standard"
     parents: Annotated[int, Field(ge=1, le=1000)] = 15
     generations: Annotated[int, Field(ge=1, le=100)] = 2
     alpha_step: Annotated[int, Field(ge=1, le=254)] = 15
     keep: Annotated[float, Field(gt=0, le=1)] = 0.3
     density: Annotated[float, Field(gt=0, le=1)] = 0.005
+
+
+class Perturbation(_Table):
+    """δ, the small change under the logo: at most `epsilon` of 255 of the display window, 0 for
+    none; `shaped`: less on flat ground, where the eye sees it.
+
+    Weights of what it is to do: `classifiers` to mislead, removal networks to `disrupt` (Eq. 3),
+    to be `inerasable` for (Eq. 4).
+    """
+
+    epsilon: Annotated[float, Field(ge=0, le=12)] = 8
+    shaped: bool = True
+    classifiers: Annotated[float, Field(ge=0, le=100)] = 1
+    disrupt: Annotated[float, Field(ge=0, le=100)] = 1
+    inerasable: Annotated[float, Field(ge=0, le=100)] = 0
 
 
 class Series(_Table):
@@ -110,6 +154,7 @@ class Profile(_Table):
     lesions: Lesions = Lesions()
     logo: Logo = Logo()
     search: Search = Search()
+    perturbation: Perturbation = Perturbation()
     series: Series = Series()
     seal: Seal = Seal()
     limits: Limits = Limits()

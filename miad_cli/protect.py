@@ -333,7 +333,11 @@ class _Run:
         if profile.name not in self._banks:
             wanted = profile.models
             self._banks[profile.name] = load_bank(
-                wanted.task, wanted.names, wanted.attention, self.device
+                wanted.task,
+                wanted.names,
+                wanted.attention,
+                self.device,
+                profile.lesions.network,
             )
         return self._banks[profile.name]
 
@@ -480,6 +484,8 @@ def _protection(
         models=len(bank.surrogates),
         feature_distance=marking.feature_distance,
         queries=decision.queries,
+        gradients=decision.gradients,
+        largest_change=marking.largest_change,
         logo=(marking.mark.x, marking.mark.y, width, height),
         alpha=marking.mark.alpha,
         scale_divisor=decision.divisor,

@@ -28,8 +28,9 @@ from miad_cli.seal.identities import Recipient
 from miad_cli.seal.owner import OwnerKey
 from miad_cli.watermark.blend import Mark, Tone, blend, tone_for
 from miad_cli.watermark.ensemble import Opinion
+from miad_cli.watermark.lesions import Lesions
 from miad_cli.watermark.logo import UNCHANGED
-from miad_cli.watermark.marking import Decision, Lesions, Marking
+from miad_cli.watermark.marking import Decision, Marking
 
 OWNER = OwnerKey(ed25519.Ed25519PrivateKey.from_private_bytes(b"o" * 32))
 

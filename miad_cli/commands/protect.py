@@ -41,7 +41,8 @@ if TYPE_CHECKING:
     from miad_cli.seal.owner import OwnerPublicKey
     from miad_cli.send import SendReport
 
-SearchName = Literal["he-sit", "he", "random"]
+SearchName = Literal["guided", "he-sit", "he", "random"]
+EffortName = Literal["fast", "standard", "max"]
 PayloadName = Literal["auto", "compact", "original"]
 CarrierName = Literal["both", "embed", "sidecar"]
 OnExistsName = Literal["fail", "skip", "replace"]
@@ -88,6 +89,9 @@ def protect_command(
     passphrase_fd: PassphraseFd = None,
     passphrase_command: PassphraseCommand = None,
     no_input: NoInput = False,
+    effort: Annotated[
+        EffortName | None, typer.Option("--effort", help="How much work a picture is worth.")
+    ] = None,
     search: Annotated[SearchName | None, typer.Option("--search", help="Search method.")] = None,
     payload: Annotated[
         PayloadName | None, typer.Option("--payload", help="What is sealed.")
@@ -155,7 +159,7 @@ def protect_command(
         profile=chosen,
         mask=None if mask in (None, "none") else Path(mask),
         anywhere=mask == "none",
-        overrides=_overrides(search, models, payload, carrier, coherent),
+        overrides=_overrides(search, effort, models, payload, carrier, coherent),
         recipients=tuple(recipients),
         key_out=key_out,
         owner=read_owner(sign_with, manners, passphrases) if sign_with else None,
@@ -212,6 +216,7 @@ def _sent(
 
 def _overrides(
     search: str | None,
+    effort: str | None,
     models: list[str] | None,
     payload: str | None,
     carrier: str | None,
@@ -219,7 +224,7 @@ def _overrides(
 ) -> dict[str, dict[str, Any]]:
     wanted: dict[str, dict[str, Any]] = {
         "series": {"coherent": {True: "always", False: "never", None: None}[coherent]},
-        "search": {"method": search},
+        "search": {"method": search, "effort": effort},
         "models": {"names": tuple(models) if models else None},
         "seal": {"payload": payload, "carrier": carrier},
     }

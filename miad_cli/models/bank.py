@@ -68,17 +68,23 @@ class Bank:
     """The models a run uses.
 
     `task` is None where none of them was trained for the study; `attention`, the model that
-    says where the logo may not be, need not be one of the surrogates.
+    says where the logo may not be, need not be one of the surrogates. `segmentation` is a network
+    that finds the lesions themselves, and None where attention has to do. `removers` are the
+    removal networks that the logo has to outlast.
     """
 
     surrogates: tuple[Surrogate, ...]
     task: str | None
     attention: Surrogate
+    segmentation: Surrogate | None = None
+    removers: tuple[Surrogate, ...] = ()
 
     @property
     def digest(self) -> str:
         """SHA-256 over the models' checksums in order: the same bank, the same digest."""
-        joined = "\n".join(one.manifest.sha256 for one in self.surrogates)
+        found = [self.segmentation] if self.segmentation else []
+        used = (*self.surrogates, *found, *self.removers)
+        joined = "\n".join(one.manifest.sha256 for one in used)
         return hashlib.sha256(joined.encode()).hexdigest()
 
     @property
@@ -135,21 +141,26 @@ def find_model(reference: str) -> Path:
 
 
 def load_bank(
-    task: str | None, names: Sequence[str], attention: str | None, device: Device
+    task: str | None,
+    names: Sequence[str],
+    attention: str | None,
+    device: Device,
+    segmentation: str | None = None,
 ) -> Bank:
     """The classifiers for `task`, or, where none knows it, all of them as feature extractors.
 
     `names` restricts the choice to models of these names or at these paths; where none of them
     knows the task and one has no features, the one task that they all answer is taken instead.
     `attention` names the model that Grad-CAM looks through (default: the first that has a tensor
-    for it; where none has, the first model is looked through by occlusion).
+    for it; where none has, the first model is looked through by occlusion). `segmentation` names
+    the network that finds lesions, as `names` do; None: there is to be none.
 
     Raises:
-        UsageError: a name that no classifier has.
+        UsageError: a name that no classifier has, or no segmentation network.
         ModelUnusable: no classifier at all, models that name their classes differently, or a
             file that is not the one its manifest describes.
     """
-    everyone = _classifiers()
+    everyone = _installed("classifier")
     chosen = [_classifier_at(find_model(name)) for name in names] or everyone
     able = _knowing(chosen, task)
     if names and not able and not all(one.manifest.features for one in chosen):
@@ -168,7 +179,35 @@ def load_bank(
         tuple(loaded[one.folder] for one in used),
         task if able else None,
         loaded[eye] if eye in loaded else Surrogate(eye, device, labels),
+        None if segmentation is None else load_segmentation(segmentation, device),
+        tuple(Surrogate(one.folder, device) for one in _installed("removal")),
     )
+
+
+def load_segmentation(reference: str, device: Device) -> Surrogate:
+    """The segmentation network of this name or at this path.
+
+    Raises:
+        UsageError: there is none, or what is there does something else.
+        ModelUnusable: its file is not the one that its manifest describes.
+    """
+    folder = find_model(reference)
+    manifest = load_manifest(folder)
+    if manifest.role != "segmentation":
+        able = [one.name for one in list_models() if _role_of(one) == "segmentation"]
+        raise UsageError(
+            f"{manifest.name} finds no lesions: its role is {manifest.role}",
+            hint=f"Segmentation networks that are there: {', '.join(able) or 'none'}.",
+        )
+    return Surrogate(folder, device)
+
+
+def _role_of(folder: Path) -> str:
+    """What a model does; empty where nobody can tell."""
+    try:
+        return load_manifest(folder).role
+    except ModelUnusable:
+        return ""
 
 
 @dataclass(frozen=True)
@@ -177,7 +216,12 @@ class _Entry:
     manifest: Manifest
 
 
-def _classifiers() -> list[_Entry]:
+def _installed(role: str) -> list[_Entry]:
+    """Every model that does this.
+
+    Raises:
+        ModelUnusable: two have the same name.
+    """
     entries: dict[str, _Entry] = {}
     for folder in list_models():
         one = _Entry(folder, load_manifest(folder))
@@ -188,7 +232,7 @@ def _classifiers() -> list[_Entry]:
                 "under another --name.",
             )
         entries[one.manifest.name] = one
-    return [one for one in entries.values() if one.manifest.role == "classifier"]
+    return [one for one in entries.values() if one.manifest.role == role]
 
 
 def _classifier_at(folder: Path) -> _Entry:

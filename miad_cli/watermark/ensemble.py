@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,11 +15,19 @@ from miad_cli.models.bank import Bank, Surrogate
 from miad_cli.models.occlusion import occlusion
 from miad_cli.models.view import ModelView, view_for
 from miad_cli.watermark.blend import Mark, Tone, blend_patch, tone_for
+from miad_cli.watermark.delta import Delta, add
 from miad_cli.watermark.lesions import Box, boxes_above, enlarge, heat_map
 from miad_cli.watermark.search import Score
 
 Float = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
+Disturbance = Callable[[Float], Float]
+"""What happens to views (N, 3, rows, columns) in 0..1 before a model sees them."""
+
+BATCH = 8
+"""Candidates that a model is asked about at a time. Measured on CPUs with networks of 1 to 3 M
+parameters at 160 x 160: 7 to 17 % less time a candidate than one by one; more at a time gain
+nothing, and from 32 on lose it again in the caches."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +53,12 @@ class Opinion:
         """The ensemble's prediction."""
         return int(self.ensemble.argmax())
 
+    def margins(self, label: int) -> Float:
+        """(models,): how much surer each model is of `label` than of any other class, as the
+        difference of log probabilities, which is that of logits; negative where it is fooled."""
+        logs = [np.log(np.maximum(one.astype(np.float64), 1e-30)) for one in self.probabilities]
+        return np.array([one[label] - np.delete(one, label).max() for one in logs], np.float32)
+
 
 @dataclass(frozen=True, eq=False)
 class Attention:
@@ -62,38 +78,67 @@ class Ensemble:
     def __init__(self, bank: Bank, image: MedicalImage, frame: int | None = None) -> None:
         self.bank, self.image = bank, image
         self.frame = image.key_frame if frame is None else frame
-        self._frame = image.stored[self.frame]
+        self.stored = image.stored[self.frame]
         self.tone: Tone = tone_for(
             (image.window.low, image.window.high), image.bounds, image.inverted, image.padding
         )
-        shown = image.windowed(self._frame)
-        self._views = [self._view(one).of(shown) for one in bank.surrogates]
-        self.clean: Opinion = self._ask(self._views)
+        self.eyes = self._eyes()
+        self.views = self._views_of(self.stored)
+        self.clean: Opinion = self._ask(self.views)
+
+    def over(self, delta: Delta | None) -> Ensemble:
+        """The same, with δ under whatever is blended; `clean` stays what was said without it."""
+        other = copy(self)
+        if delta is not None:
+            other.stored = add(self.stored[None], delta, self.tone)[0]
+            other.views = other._views_of(other.stored)
+        return other
 
     def opinion_of(self, frame: NDArray[np.integer]) -> Opinion:
         """What the models say of stored values (rows, columns, samples), whole."""
-        shown = self.image.windowed(frame)
-        return self._ask([self._view(one).of(shown) for one in self.bank.surrogates])
+        return self._ask(self._views_of(frame))
 
     def opinion_with(self, mark: Mark) -> Opinion:
         """What the models say of the picture with `mark` blended into its stored values."""
-        rows, columns = mark.region
-        patch = self._frame[rows, columns]
-        before = self.image.windowed(patch)
-        after = self.image.windowed(blend_patch(patch, mark, self.tone))
-        change = after - before
-        return self._ask(
-            [
-                self._view(one).add_patch(view, change, mark.y, mark.x)
-                for view, one in zip(self._views, self.bank.surrogates, strict=True)
-            ]
-        )
+        return self.opinions_with([mark])[0]
+
+    def opinions_with(
+        self, marks: Sequence[Mark], disturbance: Disturbance | None = None
+    ) -> list[Opinion]:
+        """The same for each of several marks, asked together, some at a time.
+
+        `disturbance`, where there is one, happens to the models' views of the marked picture.
+        """
+        opinions: list[Opinion] = []
+        for start in range(0, len(marks), BATCH):
+            views = self.views_with(marks[start : start + BATCH])
+            views = views if disturbance is None else [disturbance(one) for one in views]
+            opinions += self._ask_all(views)
+        return opinions
+
+    def views_with(self, marks: Sequence[Mark]) -> list[Float]:
+        """What each model sees of the picture with each of `marks`: (marks, 3, rows, columns).
+
+        Models that look alike get the same array.
+        """
+        seen = {
+            eye: np.repeat(view[None], len(marks), axis=0)
+            for eye, view in zip(self.eyes, self.views, strict=True)
+        }
+        for number, mark in enumerate(marks):
+            rows, columns = mark.region
+            patch = self.stored[rows, columns]
+            before = self.image.windowed(patch)
+            change = self.image.windowed(blend_patch(patch, mark, self.tone)) - before
+            for eye, views in seen.items():
+                views[number] = eye.add_patch(views[number], change, mark.y, mark.x)
+        return [seen[eye] for eye in self.eyes]
 
     def shows(self, mark: Mark, share: float) -> bool:
         """True where at least `share` (0..1) of the pixels under the logo's visible part would
         differ from what they are."""
         rows, columns = mark.region
-        patch = self._frame[rows, columns]
+        patch = self.stored[rows, columns]
         changed = (blend_patch(patch, mark, self.tone) != patch).any(axis=-1)
         return bool(changed[mark.logo[..., 3] > 0].mean() >= share)
 
@@ -101,7 +146,13 @@ class Ensemble:
         """Eq. 12: the ensemble's confidence in `label` (default: its prediction on the clean
         picture). Where the task is unknown: minus the mean relative distance of the features,
         and nothing ever counts as fooled."""
-        opinion = self.opinion_with(mark)
+        return self.score_many([mark], label)[0]
+
+    def score_many(self, marks: Sequence[Mark], label: int | None = None) -> list[Score]:
+        """The same for each of several marks, asked together."""
+        return [self._scored(opinion, label) for opinion in self.opinions_with(marks)]
+
+    def _scored(self, opinion: Opinion, label: int | None) -> Score:
         if self.bank.task is None:
             return Score(-feature_distance(self.clean, opinion), fooled=False)
         attacked = self.clean.label if label is None else label
@@ -113,7 +164,7 @@ class Ensemble:
         looking = self.bank.attention
         spec = looking.manifest.input
         label = self.clean.label if self.bank.task else 0
-        view = self._view(looking).of(self.image.windowed(self._frame))
+        view = self._view(looking).of(self.image.windowed(self.stored))
         if looking.looks:
             weighted = looking.differentiable.cam(view, self.bank.task, label)
             shift = looking.differentiable.cam_shift
@@ -141,15 +192,41 @@ class Ensemble:
     def _view(self, surrogate: Surrogate) -> ModelView:
         return view_for(surrogate.manifest.input, self.image.rows, self.image.columns)
 
-    def _ask(self, views: list[Float]) -> Opinion:
+    def _eyes(self) -> list[ModelView]:
+        """Each model's view, the same object for models that look alike."""
+        alike: dict[tuple[int, int, str], ModelView] = {}
+        eyes = []
+        for one in self.bank.surrogates:
+            spec = one.manifest.input
+            eyes.append(alike.setdefault((spec.rows, spec.columns, spec.fit), self._view(one)))
+        return eyes
+
+    def _views_of(self, frame: NDArray[np.integer]) -> list[Float]:
+        """What each model sees of stored values (rows, columns, samples), whole."""
+        shown = self.image.windowed(frame)
+        seen = {eye: eye.of(shown) for eye in dict.fromkeys(self.eyes)}
+        return [seen[eye] for eye in self.eyes]
+
+    def _ask(self, views: Sequence[Float]) -> Opinion:
+        return self._ask_all([view[None] for view in views])[0]
+
+    def _ask_all(self, views: Sequence[Float]) -> list[Opinion]:
+        """What the models say of N pictures at once, of which each model sees (N, 3, rows,
+        columns)."""
         probabilities, features = [], []
-        for surrogate, view in zip(self.bank.surrogates, views, strict=True):
-            answers = surrogate.session.run(view[None])
+        for surrogate, seen in zip(self.bank.surrogates, views, strict=True):
+            answers = surrogate.session.run(seen)
             if self.bank.task is not None:
-                probabilities.append(surrogate.session.probabilities(answers, self.bank.task)[0])
+                probabilities.append(surrogate.session.probabilities(answers, self.bank.task))
             if surrogate.manifest.features is not None:
-                features.append(answers[surrogate.manifest.features.tensor][0].reshape(-1))
-        return Opinion(tuple(probabilities), tuple(features))
+                tensor = answers[surrogate.manifest.features.tensor]
+                features.append(tensor.reshape(len(seen), -1))
+        return [
+            Opinion(
+                tuple(one[number] for one in probabilities), tuple(one[number] for one in features)
+            )
+            for number in range(len(views[0]))
+        ]
 
 
 def feature_distance(one: Opinion, other: Opinion) -> float:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 Float = NDArray[np.float32]
+BoxSource = Literal["grad-cam", "occlusion", "segmentation", "mask", "none"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,21 @@ class Box:
             and self.y < other.y + other.height
             and other.y < self.y + self.height
         )
+
+
+@dataclass(frozen=True)
+class Lesions:
+    """Where the logo may not be, and who says so.
+
+    Attributes:
+        boxes: rectangles around it; none at all where nothing is to be kept off.
+        exact: rectangles that cover it and nothing else; what counts where the boxes leave no
+            room. None of them where that is not known.
+    """
+
+    boxes: tuple[Box, ...]
+    source: BoxSource
+    exact: tuple[Box, ...] = ()
 
 
 def heat_map(weighted: Float, top_share: float) -> Float:

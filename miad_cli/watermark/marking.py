@@ -1,4 +1,4 @@
-"""Decide on a mark and put it on: boxes, placement, search, blending.
+"""Decide on a mark and put it on: boxes, placement, perturbation, search, blending.
 
 One decision serves one picture, or every slice of a series and every frame of a cine, so that
 scrolling does not make the logo jump.
@@ -7,7 +7,7 @@ scrolling does not make the logo jump.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -18,17 +18,13 @@ from miad_cli.models.bank import Bank
 from miad_cli.watermark.blend import Bytes, Mark, Tone, blend
 from miad_cli.watermark.delta import Delta, add
 from miad_cli.watermark.ensemble import Ensemble, Opinion, feature_distance
-from miad_cli.watermark.lesions import Box
+from miad_cli.watermark.guided import Plan, guided
+from miad_cli.watermark.jury import WATCHED, Jury, Shot, spread
+from miad_cli.watermark.lesions import Box, Lesions
 from miad_cli.watermark.logo import Sit
+from miad_cli.watermark.perturbation import Attack
 from miad_cli.watermark.placement import Placement
-from miad_cli.watermark.search import (
-    Budget,
-    Found,
-    Method,
-    Score,
-    find_placement,
-    search,
-)
+from miad_cli.watermark.search import Budget, Found, Method, find_placement, search
 
 ATTEMPTS = 5
 """How often a search is run whose outcome is a logo that is not there, as alpha near 0 gives."""
@@ -36,50 +32,34 @@ ATTEMPTS = 5
 LEAST_CHANGED = 0.05
 """Share of the pixels under the logo that must change; less is a logo that nobody can see."""
 
-SCORED = 3
-"""How many of several slices or frames the search asks the models about."""
 
-WATCHED = 9
-"""How many slices or frames are asked for what the models attend to."""
+@dataclass(frozen=True)
+class Perturbing:
+    """How much work δ is, in steps of `attack`: before the search, around the logo that was found,
+    and again for each picture of a series that shares a mark."""
 
-PEAKS = (220.0, 240.0, 250.0, 255.0)
-"""Thresholds of 255 for the heat map where the profile's leaves no room for the logo."""
-
-BoxSource = Literal["grad-cam", "occlusion", "mask", "none"]
+    attack: Attack = field(default_factory=Attack)
+    before: int = 6
+    around: int = 14
+    shared: int = 6
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How to mark: the profile's numbers, under the paper's names where it has one."""
+    """How to mark: the profile's numbers, under the paper's names where it has one.
 
-    method: Method = "he-sit"
+    `budget` is for the paper's searches, `plan` for the guided one. Without `perturbing` there is
+    the logo alone. `probability` is what a segmentation network must say of a lesion's pixels.
+    """
+
+    method: Method = "guided"
     budget: Budget = field(default_factory=Budget)
+    plan: Plan = field(default_factory=Plan)
+    perturbing: Perturbing | None = field(default_factory=Perturbing)
     divisors: tuple[int, ...] = (2, 3, 4, 5, 6, 7, 8)
     threshold: float = 190
     top_share: float = 1.0
-
-
-@dataclass(frozen=True)
-class Shot:
-    """One frame of one picture."""
-
-    image: MedicalImage
-    frame: int
-
-
-@dataclass(frozen=True)
-class Lesions:
-    """Where the logo may not be, and who says so.
-
-    Attributes:
-        boxes: rectangles around it; none at all where nothing is to be kept off.
-        exact: rectangles that cover it and nothing else; what counts where the boxes leave no
-            room. None of them where that is not known.
-    """
-
-    boxes: tuple[Box, ...]
-    source: BoxSource
-    exact: tuple[Box, ...] = ()
+    probability: float = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +69,7 @@ class Decision:
     Attributes:
         lesions: the boxes it keeps off.
         queries: how many candidates the search scored.
+        gradients: how often a model was differentiated for the perturbation.
         shared: whether it was made for several pictures together.
         label: the class that was to be lost, where the caller named one.
         delta: the perturbation under the mark, where there is one.
@@ -102,6 +83,7 @@ class Decision:
     shared: bool = False
     label: int | None = None
     delta: Delta | None = None
+    gradients: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,6 +109,11 @@ class Marking:
     @property
     def delta(self) -> Delta | None:
         return self.decision.delta
+
+    @property
+    def largest_change(self) -> int:
+        """The strongest step of δ, in 1/255 of the display window."""
+        return 0 if self.delta is None else int(np.abs(self.delta.grid.astype(int)).max())
 
     @property
     def fooled(self) -> bool | None:
@@ -171,13 +158,6 @@ def shots_of(image: MedicalImage) -> list[Shot]:
     return [Shot(image, frame) for frame in spread(image.frames, WATCHED)]
 
 
-def spread(length: int, count: int) -> list[int]:
-    """Up to `count` of `length` indices, evenly spread, the middle one among them."""
-    if length <= count:
-        return list(range(length))
-    return [int((2 * i + 1) * length / (2 * count)) for i in range(count)]
-
-
 def decide(
     shots: Sequence[Shot],
     bank: Bank,
@@ -196,7 +176,7 @@ def decide(
         NoRoomForLogo: the boxes leave no place for it.
         InvisibleLogo: nothing of it would be seen on any of them.
     """
-    jury = _Jury(shots, bank, label)
+    jury = Jury(shots, bank, label)
     image = shots[0].image
 
     def place(boxes: Sequence[Box]) -> Placement:
@@ -204,25 +184,50 @@ def decide(
             logo, image.rows, image.columns, boxes, settings.divisors, image.pixel_aspect
         )
 
-    if lesions is not None:
-        try:
-            placement = place(lesions.boxes)
-        except NoRoomForLogo:
-            if not lesions.exact:
-                raise
-            placement = place(lesions.exact)
-    else:
-        lesions, placement = _beside_attention(jury, bank, settings, place)
+    lesions, placement = _beside(lesions, jury, settings, place)
+    gradients = _perturb(jury, settings, "before", None, lesions, generator)
     for _ in range(ATTEMPTS):
         found = _search(placement, jury, settings, generator)
         mark = placement.mark(found.candidate)
-        if jury.sees(mark):
-            sit = found.candidate.sit
-            shared = any(shot.image is not image for shot in shots)
-            return Decision(mark, sit, placement.divisor, lesions, found.queries, shared, label)
-    raise InvisibleLogo(
-        "the logo would change hardly any pixel (padding, or a window outside the values)"
+        if jury.sees(mark, LEAST_CHANGED):
+            break
+    else:
+        raise InvisibleLogo(
+            "the logo would change hardly any pixel (padding, or a window outside the values)"
+        )
+    gradients += _perturb(jury, settings, "around", mark, lesions, generator)
+    return Decision(
+        mark=mark,
+        sit=found.candidate.sit,
+        divisor=placement.divisor,
+        lesions=lesions,
+        queries=found.queries,
+        shared=any(shot.image is not image for shot in shots),
+        label=label,
+        delta=jury.delta,
+        gradients=gradients,
     )
+
+
+def fitted(
+    decision: Decision,
+    image: MedicalImage,
+    bank: Bank,
+    settings: Settings,
+    generator: np.random.Generator,
+    lesions: Lesions | None = None,
+) -> Decision:
+    """A decision for a whole series with its δ fitted to one picture of it; `lesions` are what
+    this one's own mask marks."""
+    if decision.delta is None or settings.perturbing is None:
+        return decision
+    kept = decision.lesions
+    if lesions is not None:
+        kept = replace(kept, boxes=(*kept.boxes, *lesions.boxes))
+    jury = Jury(shots_of(image), bank, decision.label)
+    jury.delta = decision.delta
+    gradients = _perturb(jury, settings, "shared", decision.mark, kept, generator)
+    return replace(decision, delta=jury.delta, gradients=decision.gradients + gradients)
 
 
 def apply_mark(decision: Decision, image: MedicalImage, bank: Bank) -> Marking:
@@ -255,54 +260,48 @@ def _shows(beneath: Stored, marked: Stored, mark: Mark) -> bool:
     return bool(changed[mark.logo[..., 3] > 0].mean() >= LEAST_CHANGED)
 
 
-def _beside_attention(
-    jury: _Jury, bank: Bank, settings: Settings, place: Callable[[Sequence[Box]], Placement]
+def _beside(
+    lesions: Lesions | None,
+    jury: Jury,
+    settings: Settings,
+    place: Callable[[Sequence[Box]], Placement],
 ) -> tuple[Lesions, Placement]:
-    """Boxes of what the models attend to, and a placement beside them.
-
-    Attention is a guess, so where it leaves no room only its peaks count; a mask is a limit.
-    """
-    for threshold in (settings.threshold, *(t for t in PEAKS if t > settings.threshold)):
-        lesions = Lesions(jury.attention(settings, threshold), bank.attention_by)
+    """What the logo keeps off, and a placement beside it: a mask's word counts before a
+    segmentation network's, and that before the models' attention."""
+    if lesions is not None:
         try:
             return lesions, place(lesions.boxes)
-        except NoRoomForLogo as error:
-            refusal = error
-    raise refusal
+        except NoRoomForLogo:
+            if not lesions.exact:
+                raise
+            return lesions, place(lesions.exact)
+    found = jury.beside_segmentation(settings.probability, place)
+    return found or jury.beside_attention(settings.threshold, settings.top_share, place)
 
 
-class _Jury:
-    """The bank in front of several shots that get the same mark."""
-
-    def __init__(self, shots: Sequence[Shot], bank: Bank, label: int | None) -> None:
-        self._shots, self._bank, self._label = shots, bank, label
-        chosen = [shots[index] for index in spread(len(shots), SCORED)]
-        self._scored = [Ensemble(bank, shot.image, shot.frame) for shot in chosen]
-
-    def attention(self, settings: Settings, threshold: float) -> tuple[Box, ...]:
-        """Grad-CAM boxes of all shots, each box once."""
-        scored = {(id(one.image), one.frame): one for one in self._scored}
-        boxes: dict[Box, None] = {}
-        for shot in self._shots:
-            known = scored.get((id(shot.image), shot.frame))
-            ensemble = known or Ensemble(self._bank, shot.image, shot.frame)
-            found = ensemble.attention(threshold, settings.top_share)
-            boxes |= dict.fromkeys(found.boxes)
-        return tuple(boxes)
-
-    def score(self, mark: Mark) -> Score:
-        scores = [one.score(mark, self._label) for one in self._scored]
-        fitness = float(np.mean([one.fitness for one in scores]))
-        return Score(fitness, all(one.fooled for one in scores))
-
-    def sees(self, mark: Mark) -> bool:
-        """True where the logo shows on one of the shots at least."""
-        return any(one.shows(mark, LEAST_CHANGED) for one in self._scored)
+def _perturb(
+    jury: Jury,
+    settings: Settings,
+    when: Literal["before", "around", "shared"],
+    mark: Mark | None,
+    lesions: Lesions,
+    generator: np.random.Generator,
+) -> int:
+    """Go on with δ; how many gradients it took."""
+    if settings.perturbing is None:
+        return 0
+    steps: int = getattr(settings.perturbing, when)
+    if not steps and when != "shared":  # without a step it is still brought into its bounds
+        return 0
+    attack = replace(settings.perturbing.attack, steps=steps)
+    return jury.perturb(attack, mark, lesions.boxes, generator)
 
 
 def _search(
-    placement: Placement, jury: _Jury, settings: Settings, generator: np.random.Generator
+    placement: Placement, jury: Jury, settings: Settings, generator: np.random.Generator
 ) -> Found:
+    if settings.method == "guided":
+        return guided(placement, jury.panel(), settings.plan, generator)
     return search(
         settings.method,
         placement,

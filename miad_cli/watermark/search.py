@@ -27,7 +27,9 @@ from miad_cli.watermark.placement import (
 SIT_DRAWS = 6
 """How often a SIT is drawn for a seed before the logo stays as it is."""
 
-Method = Literal["random", "he", "he-sit"]
+PaperMethod = Literal["random", "he", "he-sit"]
+Method = PaperMethod | Literal["guided"]
+"""`guided` is in `guided.py`."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def find_placement(
 
 
 def search(
-    method: Method,
+    method: PaperMethod,
     placement: Placement,
     score: Callable[[Candidate], Score],
     budget: Budget,

@@ -30,9 +30,9 @@ from miad_cli.watermark.delta import (
     subtract_frames,
 )
 from miad_cli.watermark.ensemble import Ensemble
-from miad_cli.watermark.lesions import Box
+from miad_cli.watermark.lesions import Box, Lesions
 from miad_cli.watermark.logo import UNCHANGED
-from miad_cli.watermark.marking import Decision, Lesions, apply_mark
+from miad_cli.watermark.marking import Decision, apply_mark
 from miad_cli.watermark.recipe import delta_of, recipe_of
 
 SHOWN = Tone(0, 255)

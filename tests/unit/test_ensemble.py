@@ -8,17 +8,20 @@ import numpy as np
 import pytest
 from helpers import noisy_logo, opaque_logo, write_convolutional_model, write_flat_model
 
-from miad_cli.errors import ModelUnusable, NoRoomForLogo, UsageError
+from miad_cli.errors import ModelUnusable, UsageError
 from miad_cli.imaging.image import MedicalImage, Window
 from miad_cli.models import bank as bank_room
 from miad_cli.models.bank import Bank, load_bank
 from miad_cli.models.places import user_models_directory
 from miad_cli.models.session import Device
 from miad_cli.watermark.blend import Mark, blend
-from miad_cli.watermark.ensemble import Attention, Ensemble, Opinion, feature_distance
-from miad_cli.watermark.lesions import Box
-from miad_cli.watermark.marking import Lesions, Settings, mark_picture
-from miad_cli.watermark.search import Budget
+from miad_cli.watermark.delta import Delta, add
+from miad_cli.watermark.ensemble import (
+    BATCH,
+    Ensemble,
+    Opinion,
+    feature_distance,
+)
 
 CPU = Device()
 
@@ -53,6 +56,90 @@ def test_opinion_of_a_candidate_is_that_of_the_blended_picture(bank: Bank, inver
     np.testing.assert_allclose(quick.probabilities, whole.probabilities, atol=1e-5)
     np.testing.assert_allclose(quick.features, whole.features, atol=1e-5)
     assert np.abs(np.array(whole.probabilities) - ensemble.clean.probabilities).max() > 1e-3
+
+
+def some_marks(count: int) -> list[Mark]:
+    generator = np.random.default_rng(8)
+    logos = [noisy_logo(9, 14), noisy_logo(20, 11)]
+    return [
+        Mark(*(int(n) for n in generator.integers(0, (37, 21))), 60 + 9 * n, logos[n % 2])
+        for n in range(count)
+    ]
+
+
+@pytest.mark.parametrize("batch", [None, 3])
+def test_many_are_asked_together_and_answered_as_one_by_one(
+    models: Path, batch: int | None
+) -> None:
+    """More than one batch of them; a graph of fixed batch is filled up."""
+    if batch is not None:
+        path = models / "flat" / "manifest.toml"
+        text = path.read_text(encoding="utf-8")
+        path.write_text(text.replace("channels = 3", f"channels = 3\nbatch = {batch}"))
+    bank = load_bank("toy", (), None, CPU)
+    ensemble, marks = Ensemble(bank, image_of()), some_marks(2 * BATCH + 3)
+    together = ensemble.opinions_with(marks)
+    for mark, opinion in zip(marks, together, strict=True):
+        alone = ensemble.opinion_with(mark)
+        np.testing.assert_allclose(opinion.probabilities, alone.probabilities, atol=1e-6)
+        np.testing.assert_allclose(opinion.features, alone.features, atol=1e-6)
+    fitness = [one.fitness for one in ensemble.score_many(marks, 1)]
+    assert fitness == pytest.approx([ensemble.score(mark, 1).fitness for mark in marks])
+    assert np.std(fitness) > 1e-4
+    assert ensemble.opinions_with([]) == []
+
+
+def test_a_model_is_asked_about_a_batch_at_a_time(
+    bank: Bank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    session = bank.surrogates[0].session
+    run = session.run
+    ensemble = Ensemble(bank, image_of())
+    monkeypatch.setattr(session, "run", lambda views: asked.append(len(views)) or run(views))
+    ensemble.opinions_with(some_marks(2 * BATCH + 3))
+    assert asked == [BATCH, BATCH, 3]
+
+
+def test_models_that_look_alike_share_a_view(models: Path) -> None:
+    write_flat_model(models / "padded", layout="NCHW", channels=3, kind="logits", extra='fit="pad"')
+    bank = load_bank("toy", (), None, CPU)
+    names = [one.manifest.name for one in bank.surrogates]
+    assert names == ["flat", "looking", "padded"]
+    flat, looking, padded = Ensemble(bank, image_of()).views_with(some_marks(2))
+    assert flat is looking
+    assert np.abs(flat - padded).max() > 0.1
+
+
+def test_disturbance_happens_to_what_the_models_see(bank: Bank) -> None:
+    ensemble = Ensemble(bank, image_of())
+    (upside_down,) = ensemble.opinions_with(some_marks(1), lambda views: views[:, :, ::-1])
+    views = ensemble.views_with(some_marks(1))
+    answers = bank.surrogates[0].session.run(views[0][:, :, ::-1])
+    expected = bank.surrogates[0].session.probabilities(answers, "toy")[0]
+    np.testing.assert_allclose(upside_down.probabilities[0], expected, atol=1e-6)
+    assert abs(upside_down.probabilities[0] - ensemble.clean.probabilities[0]).max() > 1e-4
+
+
+def test_delta_lies_under_the_mark(bank: Bank) -> None:
+    plain = Ensemble(bank, image_of())
+    delta = Delta(np.full((40, 50, 1), 8, np.int8))
+    (mark,) = some_marks(1)
+    written = blend(add(plain.image.stored, delta, plain.tone), mark, plain.tone)
+    quick, whole = plain.over(delta).opinion_with(mark), plain.opinion_of(written[0])
+    np.testing.assert_allclose(quick.probabilities, whole.probabilities, atol=1e-5)
+    assert np.abs(np.array(quick.features) - plain.opinion_with(mark).features).max() > 1e-3
+    assert plain.over(delta).clean is plain.clean
+
+
+def test_margin_is_the_lead_over_the_best_other_class() -> None:
+    logits = np.array([2.0, -1.0, 1.5])
+    chances = np.exp(logits) / np.exp(logits).sum()
+    opinion = Opinion((chances.astype(np.float32), np.array([0.0, 1.0, 0.0], np.float32)), ())
+    np.testing.assert_allclose(opinion.margins(0)[0], 0.5, atol=1e-6)
+    np.testing.assert_allclose(opinion.margins(1)[0], -3, atol=1e-6)
+    assert np.isfinite(opinion.margins(0)[1])
+    assert opinion.margins(0)[1] < -50 < 50 < opinion.margins(1)[1]
 
 
 def test_several_frames_are_judged_by_the_middle_one(bank: Bank) -> None:
@@ -271,45 +358,3 @@ def test_bank_digest_names_its_models(models: Path) -> None:
     both, one = load_bank("toy", (), None, CPU), load_bank("toy", ["looking"], None, CPU)
     assert both.digest == load_bank("toy", (), None, CPU).digest
     assert both.digest != one.digest
-
-
-def test_marking_holds_the_pixels_and_the_opinion_of_them(bank: Bank) -> None:
-    image = image_of(frames=2)
-    settings = Settings(budget=Budget(parents=4, generations=1), threshold=250)
-    marking = mark_picture(
-        image, bank, opaque_logo(30, 30), settings, np.random.default_rng(0), label=0
-    )
-    np.testing.assert_array_equal(marking.stored, blend(image.stored, marking.mark, marking.tone))
-    whole = Ensemble(bank, image).opinion_of(marking.stored[1])
-    np.testing.assert_allclose(marking.marked.probabilities, whole.probabilities, atol=1e-6)
-    assert marking.fooled == (whole.label != 0)
-    assert marking.models_fooled == sum(int(one.argmax()) != 0 for one in whole.probabilities)
-    height, width = marking.mark.logo.shape[:2]
-    covered = np.zeros((40, 50), bool)
-    for box in marking.decision.lesions.boxes:
-        covered[box.y : box.y + box.height, box.x : box.x + box.width] = True
-    top, left = marking.mark.y, marking.mark.x
-    assert not covered[top : top + height, left : left + width].any()
-
-
-def test_attention_that_leaves_no_room_counts_at_its_peaks_only(
-    bank: Bank, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked = []
-    everywhere, corner = Box(0, 0, 50, 40), Box(0, 0, 5, 5)
-
-    def attention(self: Ensemble, threshold: float, top_share: float) -> Attention:
-        asked.append(threshold)
-        return Attention(
-            np.zeros((40, 50), np.float32), (corner if threshold > 230 else everywhere,)
-        )
-
-    monkeypatch.setattr(Ensemble, "attention", attention)
-    settings = Settings(budget=Budget(parents=4, generations=1), threshold=200)
-    generator = np.random.default_rng(0)
-    marking = mark_picture(image_of(), bank, opaque_logo(30, 30), settings, generator, label=0)
-    assert asked == [200, 220, 240]
-    assert marking.decision.lesions.boxes == (corner,)
-    with pytest.raises(NoRoomForLogo):
-        given = Lesions((everywhere,), "mask")
-        mark_picture(image_of(), bank, opaque_logo(30, 30), settings, generator, lesions=given)

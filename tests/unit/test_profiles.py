@@ -41,7 +41,7 @@ def test_shipped_profiles_name_their_tasks() -> None:
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_profile_uses_the_papers_numbers(name: str) -> None:
     search = named_profile(name).search
-    assert search.method == "he-sit"
+    assert search.method == "guided"
     assert (search.parents, search.generations, search.alpha_step) == (15, 2, 15)
     assert (search.keep, search.density) == (0.3, 0.005)
     assert named_profile(name).lesions.threshold == 190
@@ -146,7 +146,7 @@ def test_overrides_replace_settings_and_leave_the_others() -> None:
     assert changed.search.parents == 15
     assert changed.logo.scale == 4
     assert changed.logo.smallest == profile.logo.smallest
-    assert profile.search.method == "he-sit"
+    assert profile.search.method == "guided"
 
 
 def test_digest_follows_every_setting() -> None:
