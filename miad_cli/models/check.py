@@ -165,7 +165,7 @@ def compare_gradients(differentiable: Differentiable, session: Session) -> Gradi
     }
 
     def total(answers: dict[str, Any]) -> Any:
-        return sum((answers[name].float() * weights[name]).sum() for name in names)
+        return sum((answers[name].float().cpu() * weights[name]).sum() for name in names)
 
     try:
         there = fed.clone().requires_grad_()
@@ -174,7 +174,8 @@ def compare_gradients(differentiable: Differentiable, session: Session) -> Gradi
     except Exception as error:  # torch raises whatever an operator's backward raises
         return Gradients(f"{type(error).__name__} on the way back")
     difference = max(
-        float(np.abs(answers[name].detach().float().numpy() - expected[name]).max()) / spread[name]
+        float(np.abs(answers[name].detach().float().cpu().numpy() - expected[name]).max())
+        / spread[name]
         for name in names
     )
     if not torch.isfinite(gradient).all():

@@ -23,7 +23,8 @@ TOLERANCE = 1e-2
 
 
 class Differentiable:
-    """A model whose outputs can be differentiated with torch.
+    """A model whose outputs can be differentiated with torch, on the `device` (in torch's words)
+    that its session runs on.
 
     Raises ModelUnusable where the graph cannot be converted or answers differently from ONNX
     Runtime; the model still serves for queries then.
@@ -34,6 +35,7 @@ class Differentiable:
 
         self.manifest = manifest
         self._session = session
+        self.device = session.device
         graph = Graph(content)
         if manifest.cam is not None:
             exposed(graph.proto, manifest.cam.tensor)
@@ -42,7 +44,7 @@ class Differentiable:
         exposed(graph.proto, *self._logits.values())
         self._names = [output.name for output in graph.proto.graph.output]
         try:
-            self._module = onnx2fx.convert(graph.proto).eval()
+            self._module = onnx2fx.convert(graph.proto).eval().to(self.device)
             for parameter in self._module.parameters():
                 parameter.requires_grad_(False)
             differing = self._differing(session)
@@ -67,15 +69,18 @@ class Differentiable:
             answers = self(torch.from_numpy(model_input(views, spec)))
         for name, value in expected.items():
             spread = float(np.abs(value).max()) + 1e-6
-            if not float(np.abs(answers[name].float().numpy() - value).max()) <= TOLERANCE * spread:
+            given = answers[name].float().cpu().numpy()
+            if not float(np.abs(given - value).max()) <= TOLERANCE * spread:
                 return name
         return ""
 
     def __call__(self, fed: Any) -> dict[str, Any]:
-        """Every output by tensor name for a model input tensor (as `model_input` makes it)."""
+        """Every output by tensor name for a model input tensor (as `model_input` makes it), on this
+        model's device wherever the input is."""
         import torch
 
         spec = self.manifest.input
+        fed = fed.to(self.device)
         fed = fed.half() if spec.dtype == "float16" else fed
         size = spec.batch or len(fed)
         parts = []
@@ -146,7 +151,7 @@ class Differentiable:
         tapped = answers[self.manifest.cam.tensor]
         (gradient,) = torch.autograd.grad(self._target(answers, task, label), tapped)
         weights = gradient.mean(dim=(2, 3), keepdim=True)
-        result: Float = (weights * tapped)[0].detach().float().numpy()
+        result: Float = (weights * tapped)[0].detach().float().cpu().numpy()
         return result
 
     def _target(self, answers: dict[str, Any], task: str | None, label: int) -> Any:

@@ -75,6 +75,9 @@ class Engine:
             ) from None
         self.name = name
         self.provider: str = self._session.get_providers()[0]
+        # Gradients are computed where queries are answered.
+        cuda = self.provider == "CUDAExecutionProvider"
+        self.device = f"cuda:{device.index}" if cuda else "cpu"
         if self.provider != device.provider:
             raise DeviceUnavailable(
                 f"{name}: ONNX Runtime used {self.provider} instead of {device.provider}",
@@ -131,7 +134,7 @@ class Session:
     ) -> None:
         self._engine = Engine(manifest.name, content, device, threads)
         self.manifest = manifest
-        self.provider = self._engine.provider
+        self.provider, self.device = self._engine.provider, self._engine.device
         wanted = [output.tensor for output in manifest.outputs]
         wanted += [manifest.features.tensor] if manifest.features else []
         missing = [name for name in wanted if name not in self._engine.outputs]

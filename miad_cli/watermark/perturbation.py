@@ -464,7 +464,7 @@ def _device_of(surrogates: Sequence[Surrogate]) -> torch.device:
     """Where the models' torch side computes."""
     import torch
 
-    devices = [getattr(one.differentiable, "device", "cpu") for one in surrogates if one.gradients]
+    devices = [one.differentiable.device for one in surrogates if one.gradients]
     return torch.device(devices[0] if devices else "cpu")
 
 

@@ -178,7 +178,7 @@ def _gradients(
         features = answers[surrogate.manifest.features.tensor].flatten(1).float()
         directions = np.random.default_rng(0).standard_normal(features.shape, np.float32)
         length = features.detach().norm(dim=1, keepdim=True) + 1e-12
-        total = (torch.from_numpy(directions) * features / length).sum()
+        total = (torch.from_numpy(directions).to(features.device) * features / length).sum()
     (gradient,) = torch.autograd.grad(total, fed)
     back = on_view(gradient.float().numpy(), spec)
     return back.sum(axis=0, keepdims=True) if known else back
