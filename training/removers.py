@@ -219,8 +219,8 @@ class SplitRefine(nn.Module):
 
     def __init__(
         self,
-        widths: Sequence[int] = (16, 32, 64, 96, 128),
-        refining: Sequence[int] = (16, 32, 48, 64),
+        widths: Sequence[int] = (16, 16, 32, 64, 128),
+        refining: Sequence[int] = (16, 16, 32, 64),
     ) -> None:
         super().__init__()
         self.encoder = Encoder(3, widths, Residual)
