@@ -12,6 +12,7 @@ import typer
 from miad_cli import __version__
 from miad_cli.commands import (
     demo,
+    evaluate,
     keys,
     models,
     pacs_check,
@@ -38,6 +39,7 @@ app.command("unlock")(unlock.unlock_command)
 app.command("verify")(verify.verify_command)
 app.command("send")(send.send_command)
 app.command("pacs-check")(pacs_check.pacs_check_command)
+app.command("evaluate")(evaluate.evaluate_command)
 app.command("demo")(demo.demo_command)
 app.add_typer(keys.keys_app, name="keys")
 app.add_typer(models.models_app, name="models")

@@ -18,10 +18,14 @@ Float = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Device:
-    """Where models run: `provider` is an ONNX Runtime execution provider, `index` the GPU."""
+    """Where models run: `provider` is an ONNX Runtime execution provider, `index` the GPU.
+
+    `threads` is how many a model may use at once; 0: as many as there are cores.
+    """
 
     provider: str = "CPUExecutionProvider"
     index: int = 0
+    threads: int = 0
 
 
 def choose_device(wanted: str) -> Device:
@@ -57,10 +61,10 @@ class Engine:
     Raises ModelUnusable where it cannot be loaded, DeviceUnavailable where it loaded elsewhere.
     """
 
-    def __init__(self, name: str, content: bytes, device: Device, threads: int = 0) -> None:
+    def __init__(self, name: str, content: bytes, device: Device) -> None:
         runtime = _onnxruntime()
         options = runtime.SessionOptions()
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = device.threads
         options.log_severity_level = 4  # what goes wrong is raised, and said by us
         # Threads that spin while they wait starve numpy's and torch's between two queries.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -129,10 +133,9 @@ class Session:
         manifest: Manifest,
         content: bytes,
         device: Device,
-        threads: int = 0,
         labels: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
-        self._engine = Engine(manifest.name, content, device, threads)
+        self._engine = Engine(manifest.name, content, device)
         self.manifest = manifest
         self.provider, self.device = self._engine.provider, self._engine.device
         wanted = [output.tensor for output in manifest.outputs]
