@@ -53,14 +53,14 @@ def list_command(as_json: AsJson = False) -> None:
 
 def _render_list(models: list[Installed]) -> None:
     """A line for each task of each model, and then each data set with its licence."""
-    titles = ("model", "role", "family", "size", "task", "accuracy", "gradients", "from")
+    titles = ("model", "role", "size", "task", "accuracy", "gradients", "from")
     table, learned = _table(*titles), _table("training data", "licence", "of")
     sources: dict[tuple[str, str], list[str]] = {}
     for one in models:
         if one.manifest is None:
             continue
-        for row in _rows(one.manifest):
-            table.add_row(*row, "miad" if one.shipped else "you")
+        for number, row in enumerate(_rows(one.manifest)):
+            table.add_row(*row, "" if number else "miad" if one.shipped else "you")
         for data in one.manifest.data:
             sources.setdefault((data.name, data.licence), []).append(one.name)
         if not one.manifest.data:
@@ -82,8 +82,12 @@ def _table(*titles: str) -> Table:
 
     table = Table(box=None)
     for title in titles:
-        table.add_column(title, overflow="fold")
+        table.add_column(title, overflow="fold", min_width=WIDTHS.get(title))
     return table
+
+
+WIDTHS = {"model": 12, "role": 12, "size": 9, "task": 10, "accuracy": 8, "gradients": 9}
+"""Of columns whose words are not to be broken on 80 columns."""
 
 
 def _mend(name: str, shipped: bool) -> str:
@@ -91,14 +95,15 @@ def _mend(name: str, shipped: bool) -> str:
 
 
 def _rows(one: Manifest) -> list[list[str]]:
-    """A line for each task, or the only one."""
-    size = f"{one.input.rows}x{one.input.columns}x{one.input.channels}"
+    """A line for each task, or the only one; what all of them share stands in the first."""
+    size = f"{one.input.rows}x{one.input.columns}"
     gradients = "yes" if one.query_only is None else "no"
     rows = []
     for task in [output.task for output in one.answers] or ["-"]:
         measured = [a for a in one.accuracy if a.task == task and a.split == "test"]
         shown = f"{measured[0].accuracy:.3f}" if measured else "-"
-        row = [one.name, one.role, one.family, size, task, shown, gradients]
+        shared = ["", "", ""] if rows else [one.name, one.role, size]
+        row = [*shared, task, shown, "" if rows else gradients]
         rows.append([console.clean(cell) for cell in row])
     return rows
 

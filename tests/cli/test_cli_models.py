@@ -326,7 +326,7 @@ def test_models_are_listed_with_what_is_known_of_them(miad):
     facts = miad("models", "list", "--json").json["models"]
 
     assert said.code == 0
-    for word in ("responsive", "stubborn", "tiny", "32x32x3", "brain_mri", "not stated"):
+    for word in ("responsive", "stubborn", "classifier", "32x32", "brain_mri", "not stated"):
         assert word in said.out
     assert [one["name"] for one in facts] == ["responsive", "stubborn"]
     assert all(one["shipped"] and one["gradients"] for one in facts)
