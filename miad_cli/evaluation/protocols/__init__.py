@@ -1,0 +1,1 @@
+"""What is measured: a module for each protocol, and the bench that all of them work on."""
