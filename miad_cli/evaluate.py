@@ -56,7 +56,8 @@ from miad_cli.watermark.logo import Bytes, load_logo
 ALL = "all"
 
 LIMIT = 12
-"""Pictures where nothing else is asked for: 25 minutes by its own estimate on two cores with three small models."""
+"""Pictures where nothing else is asked for: by its own estimate 25 minutes on two cores with three
+small models."""
 
 LIBRARIES = ("numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "torch", "pydicom", "pillow",
              "SimpleITK", "opencv-python-headless", "onnx2fx")  # fmt: skip
