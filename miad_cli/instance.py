@@ -54,6 +54,10 @@ Mode = Literal["compact", "original"]
 _PIECE = 1 << 20
 
 _METHOD = "Logo blended into the pixels at a place found by search; not for diagnosis"
+_METHOD_WITH_DELTA = (
+    "Faint perturbation of the pixels and a logo blended in at a place found by search; "
+    "not for diagnosis"
+)
 
 
 @dataclass(frozen=True)
@@ -108,9 +112,7 @@ def write_instance(
     Raises:
         PictureFailed: the picture cannot be written, or not so that it could be restored.
     """
-    bare = _bare_file(
-        picture, marking.stored, sealing, reference or sealing.dangling_uid, originals
-    )
+    bare = _bare_file(picture, marking, sealing, reference or sealing.dangling_uid, originals)
     identity, evidence = _described(bare.content(), marking)
     syntax, embedded = bare.syntax, sealing.carrier != "sidecar"
     modes = _modes(sealing.payload, picture)
@@ -189,11 +191,12 @@ class _BareInstance:
 
 def _bare_file(
     picture: Picture,
-    stored: Stored,
+    marking: Marking,
     sealing: Sealing,
     reference: Callable[[str], str],
     originals: Collection[str],
 ) -> _Bare:
+    stored = marking.stored
     if isinstance(picture, RasterPicture):
         return _BarePng(write_png(picture, stored))
     identity = NewIdentity(
@@ -202,7 +205,8 @@ def _bare_file(
         reference,
         originals,
     )
-    derived = derive_instance(picture, stored, identity, _METHOD)
+    method = _METHOD if marking.delta is None else _METHOD_WITH_DELTA
+    derived = derive_instance(picture, stored, identity, method)
     return _BareInstance(derived, UID(derived.dataset.file_meta.TransferSyntaxUID).name)
 
 

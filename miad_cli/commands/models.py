@@ -98,7 +98,7 @@ def _rows(one: Manifest) -> list[list[str]]:
     """A line for each task, or the only one; what all of them share stands in the first."""
     size = f"{one.input.rows}x{one.input.columns}"
     gradients = "yes" if one.query_only is None else "no"
-    rows = []
+    rows: list[list[str]] = []
     for task in [output.task for output in one.answers] or ["-"]:
         measured = [a for a in one.accuracy if a.task == task and a.split == "test"]
         shown = f"{measured[0].accuracy:.3f}" if measured else "-"

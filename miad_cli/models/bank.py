@@ -83,7 +83,8 @@ class Bank:
     def digest(self) -> str:
         """SHA-256 over the models' checksums in order: the same bank, the same digest."""
         found = [self.segmentation] if self.segmentation else []
-        used = (*self.surrogates, *found, *self.removers)
+        looking = [] if self.attention in self.surrogates else [self.attention]
+        used = (*self.surrogates, *found, *self.removers, *looking)
         joined = "\n".join(one.manifest.sha256 for one in used)
         return hashlib.sha256(joined.encode()).hexdigest()
 

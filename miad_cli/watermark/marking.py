@@ -41,7 +41,7 @@ class Perturbing:
     attack: Attack = field(default_factory=Attack)
     before: int = 6
     around: int = 14
-    shared: int = 6
+    shared: int = 8
 
 
 @dataclass(frozen=True)
@@ -227,7 +227,7 @@ def fitted(
     jury = Jury(shots_of(image), bank, decision.label)
     jury.delta = decision.delta
     gradients = _perturb(jury, settings, "shared", decision.mark, kept, generator)
-    return replace(decision, delta=jury.delta, gradients=decision.gradients + gradients)
+    return replace(decision, delta=jury.delta, gradients=gradients)
 
 
 def apply_mark(decision: Decision, image: MedicalImage, bank: Bank) -> Marking:

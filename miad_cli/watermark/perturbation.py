@@ -98,6 +98,8 @@ class Scene:
             change at all: neither padding nor beyond the display window.
         allowed: (rows, columns) bool, the cells of δ that may be other than 0.
         picture: rows and columns of the picture itself.
+        unit: what a step of δ moves, in 1/255 of the display window: less than 1 where the window
+            reaches beyond the values that the file can hold.
     """
 
     canvas: Float
@@ -106,6 +108,7 @@ class Scene:
     open: Float
     allowed: NDArray[np.bool_]
     picture: tuple[int, int]
+    unit: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,6 +168,7 @@ def scene_of(
         open=_shrunk(free.astype(np.float32), down, across),
         allowed=allowed_cells(boxes, image.rows, image.columns),
         picture=(image.rows, image.columns),
+        unit=(tone.high - tone.low) / max(image.window.high - image.window.low, 1),
     )
 
 
@@ -272,7 +276,10 @@ def _whole(delta: Tensor, low: Tensor, high: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class _Stage:
-    """Scenes as tensors: canvas, ink, open (n, samples, rows, columns), opacity (n, 1, …)."""
+    """Scenes as tensors: canvas, ink, open (n, samples, rows, columns), opacity (n, 1, …).
+
+    `open` is what of a step of δ is carried out, in 1/255 of the display window.
+    """
 
     canvas: Tensor
     ink: Tensor
@@ -478,15 +485,16 @@ def _limits(target: Target, attack: Attack, device: torch.device) -> tuple[Tenso
     for scene in target.scenes:
         reach = bounds(scene.canvas, attack.epsilon, attack.shaped, scene.allowed)
         reach = np.minimum(reach * (scene.open > 0), _LARGEST)
-        down.append(np.minimum(reach, 255 * scene.canvas))
-        up.append(np.minimum(reach, 255 * (1 - scene.canvas)))
+        unit = max(scene.unit, 1e-6)
+        down.append(np.minimum(reach, 255 * scene.canvas / unit))
+        up.append(np.minimum(reach, 255 * (1 - scene.canvas) / unit))
     low, high = (np.floor(np.min(each, axis=0) + 1e-3) for each in (down, up))
     return _planes(-low, device), _planes(high, device)
 
 
 def _staged(scene: Scene, device: torch.device) -> _Stage:
     opacity = scene.opacity[..., None]
-    arrays = (scene.canvas, scene.ink, scene.open, opacity)
+    arrays = (scene.canvas, scene.ink, scene.open * np.float32(scene.unit), opacity)
     return _Stage(*(_planes(each, device) for each in arrays))
 
 

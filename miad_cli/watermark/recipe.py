@@ -58,6 +58,9 @@ def mark_of(recipe: Mapping[str, Any], logo: bytes) -> tuple[Mark, Tone]:
         numbers = (recipe["x"], recipe["y"], recipe["alpha"], tone["low"], tone["high"])
         if not all(type(number) is int for number in numbers) or min(numbers[:2]) < 0:
             raise ValueError("the recipe holds something that is no position")
+        bounds = [tone["beside"], *(padding or ())]
+        if not all(type(number) is int for number in bounds):
+            raise ValueError("the recipe's padding is no number")
         if not 1 <= recipe["alpha"] <= 255:
             raise ValueError("the recipe's alpha is not in 1..255")
         return (

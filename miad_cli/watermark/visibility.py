@@ -1,8 +1,8 @@
 """How much a pixel may change before the eye notices: a map of just noticeable differences.
 
-Noise hides in texture and shows on flat ground. The measure of texture is the standard deviation
-of a pixel's neighbourhood: where it reaches `FULL` the whole bound is given, on flat ground
-`FLOOR` of it.
+Noise hides in texture and shows on flat ground and on smooth shading. The measure of texture is
+how far pixels are from the mean of their neighbourhood: where it reaches `FULL` the whole bound is
+given, on ground without texture nothing.
 """
 
 from __future__ import annotations
@@ -18,10 +18,7 @@ NEIGHBOURHOOD = 7
 """Pixels on a side that count as a pixel's neighbourhood."""
 
 FULL = 0.06
-"""Standard deviation, on the scale 0..1, of ground that hides the whole bound."""
-
-FLOOR = 0.08
-"""Share of the bound that flat ground gets."""
+"""Texture, on the scale 0..1, of ground that hides the whole bound."""
 
 
 def bounds(
@@ -42,18 +39,21 @@ def bounds(
 
 
 def visible_share(windowed: Float) -> Float:
-    """(rows, columns, samples) in `FLOOR`..1: the share of the bound that each sample's
-    neighbourhood hides."""
-    share: Float = np.clip(deviation(windowed) / FULL, FLOOR, 1.0)
+    """(rows, columns, samples) in 0..1: the share of the bound that each sample's neighbourhood
+    hides."""
+    share: Float = np.minimum(texture(windowed) / FULL, 1.0)
     return share
 
 
-def deviation(windowed: Float) -> Float:
-    """Standard deviation of each sample's neighbourhood, (rows, columns, samples) float64; the
-    picture's edge is repeated outwards."""
+def texture(windowed: Float) -> Float:
+    """Root mean square, over each sample's neighbourhood, of what its samples differ by from the
+    means of their own: (rows, columns, samples) float64; the picture's edge is repeated outwards.
+
+    A plain standard deviation takes smooth shading for texture.
+    """
     values = windowed.astype(np.float64)
-    spread = _mean(values * values) - _mean(values) ** 2
-    return np.sqrt(np.maximum(spread, 0.0))
+    rest = values - _mean(values)
+    return np.sqrt(np.maximum(_mean(rest * rest), 0.0))
 
 
 def _mean(values: Float) -> Float:

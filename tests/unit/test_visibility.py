@@ -5,29 +5,45 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from miad_cli.watermark.visibility import FLOOR, FULL, bounds, deviation
+from miad_cli.watermark.visibility import FULL, bounds, texture
 
 
-def texture(rows: int, columns: int, spread: float) -> np.ndarray:
+def stripes(rows: int, columns: int, spread: float) -> np.ndarray:
     """Mid-grey on which every other column is `spread` brighter, the rest as much darker."""
-    stripes = np.where(np.arange(columns) % 2, spread, -spread)
-    return np.broadcast_to(0.5 + stripes, (rows, columns))[..., None].astype(np.float32)
+    line = np.where(np.arange(columns) % 2, spread, -spread)
+    return np.broadcast_to(0.5 + line, (rows, columns))[..., None].astype(np.float32)
 
 
-def test_deviation_is_that_of_seven_by_seven_neighbours() -> None:
+def test_texture_is_what_seven_by_seven_neighbours_differ_by_from_their_means() -> None:
     windowed = np.random.default_rng(3).random((12, 9, 3)).astype(np.float32)
-    padded = np.pad(windowed.astype(np.float64), ((3, 3), (3, 3), (0, 0)), mode="edge")
-    found = deviation(windowed)
-    for y, x in ((0, 0), (5, 4), (11, 8), (2, 7)):
-        expected = padded[y : y + 7, x : x + 7].std(axis=(0, 1))
-        np.testing.assert_allclose(found[y, x], expected, atol=1e-9)
+
+    def means(values: np.ndarray) -> np.ndarray:
+        padded = np.pad(values, ((3, 3), (3, 3), (0, 0)), mode="edge")
+        rows = [
+            [padded[y : y + 7, x : x + 7].mean(axis=(0, 1)) for x in range(values.shape[1])]
+            for y in range(values.shape[0])
+        ]
+        return np.array(rows)
+
+    values = windowed.astype(np.float64)
+    expected = np.sqrt(means((values - means(values)) ** 2))
+    np.testing.assert_allclose(texture(windowed), expected, atol=1e-9)
+
+
+def test_smooth_shading_is_no_texture() -> None:
+    ramp = np.broadcast_to(np.linspace(0, 1, 56)[None, :, None], (56, 56, 1))
+    wave = 0.5 + 0.25 * np.sin(np.arange(120) * 2 * np.pi / 60)
+    wave = np.broadcast_to(wave[None, :, None], (40, 120, 1))
+    for shaded, most in ((ramp, 0.01), (wave, 0.8)):
+        reach = bounds(shaded.astype(np.float32), 8.0, shaped=True)
+        assert reach[8:-8, 8:-8].max() <= most + 1e-6
 
 
 @pytest.mark.parametrize(
-    ("spread", "share"), [(0.0, FLOOR), (FULL / 2, 0.5), (FULL, 1.0), (0.3, 1.0)]
+    ("spread", "share"), [(0.0, 0.0), (FULL * 7 / 16, 0.5), (FULL * 7 / 8, 1.0), (0.3, 1.0)]
 )
-def test_bound_grows_with_texture_from_its_floor_to_the_whole(spread: float, share: float) -> None:
-    inner = bounds(texture(20, 20, spread), 8.0, shaped=True)[10, 10, 0]
+def test_bound_grows_with_texture_from_nothing_to_the_whole(spread: float, share: float) -> None:
+    inner = bounds(stripes(20, 20, spread), 8.0, shaped=True)[10, 10, 0]
     assert inner == pytest.approx(8 * share, rel=0.03)
 
 
@@ -40,7 +56,7 @@ def test_bound_is_the_same_everywhere_where_it_is_not_shaped() -> None:
 def test_nothing_moves_where_it_may_not(shaped: bool) -> None:
     allowed = np.ones((9, 9), bool)
     allowed[2:5, 3:6] = False
-    reach = bounds(texture(9, 9, 0.2), 8.0, shaped, allowed)
+    reach = bounds(stripes(9, 9, 0.2), 8.0, shaped, allowed)
     np.testing.assert_array_equal(reach[..., 0] > 0, allowed)
 
 
