@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -358,3 +359,6 @@ def test_bank_digest_names_its_models(models: Path) -> None:
     both, one = load_bank("toy", (), None, CPU), load_bank("toy", ["looking"], None, CPU)
     assert both.digest == load_bank("toy", (), None, CPU).digest
     assert both.digest != one.digest
+    # Who says where the logo may not be decides as well, although it is not attacked.
+    flat = load_bank("toy", ["flat"], "looking", CPU)
+    assert flat.digest != replace(flat, attention=flat.surrogates[0]).digest

@@ -426,3 +426,11 @@ def test_what_does_not_go_together_is_refused(linear: Surrogate) -> None:
         made(bare(grey_image()), [linear], label=None)
     with pytest.raises(ValueError, match="another size"):
         made(bare(grey_image()), [linear], start=Delta(np.zeros((4, 4, 1), np.int8)))
+
+
+def test_a_window_beyond_what_the_file_holds_makes_steps_smaller() -> None:
+    stored = np.full((1, 20, 20, 1), 100, np.uint8)
+    wide = MedicalImage(stored, (0, 255), Window(0, 1023))
+    scene = bare(wide)
+    assert scene.unit == pytest.approx(255 / 1023)
+    assert bare(MedicalImage(stored, (0, 255), Window(0, 255))).unit == 1
