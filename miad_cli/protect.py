@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -29,7 +30,7 @@ from miad_cli.files import (
     remove_abandoned_parts,
 )
 from miad_cli.imaging.derivation import CREATOR_UID
-from miad_cli.imaging.dicom import DicomPicture, NoPicture
+from miad_cli.imaging.dicom import A_DICOMDIR, DicomPicture, NoPicture
 from miad_cli.imaging.masks import read_masks
 from miad_cli.imaging.picture import Picture, container_in, container_in_file, read_picture
 from miad_cli.instance import Sealing, job_of, new_sop_uid, write_instance
@@ -41,10 +42,11 @@ from miad_cli.seal.carriers import SIDECAR_SUFFIX, is_sidecar, sidecar_of
 from miad_cli.seal.identities import Recipient, parse_recipient
 from miad_cli.seal.owner import OwnerKey
 from miad_cli.seal.places import default_owner, job_identity, job_identity_path
-from miad_cli.study import Group, Study, survey
+from miad_cli.study import Group, Study, read_header, survey
 from miad_cli.verify import Verdict, verify_file
 from miad_cli.watermark.logo import Bytes, load_logo
 from miad_cli.watermark.marking import Marking
+from miad_cli.workers import Lost, in_processes
 
 OnExists = Literal["fail", "skip", "replace", "resume"]
 
@@ -59,7 +61,8 @@ class Request:
     `copy_others` takes objects without a picture along, under new UIDs.
     Without `recipients` an identity is made for this output folder, in the user's data directory
     or at `key_out`. Without `owner` this user's own key signs; `owner_passphrase` is called if
-    that one lies under a passphrase.
+    that one lies under a passphrase. `jobs` is how many processes share the work and the
+    cores. What comes out is the same, to the bit.
     """
 
     inputs: tuple[Path, ...]
@@ -79,6 +82,7 @@ class Request:
     require_fooled: bool = False
     copy_others: bool = False
     dry_run: bool = False
+    jobs: int = 1
 
 
 def protect(request: Request, progress: Callable[[Outcome, int], None] | None = None) -> Report:
@@ -94,13 +98,16 @@ def protect(request: Request, progress: Callable[[Outcome, int], None] | None = 
     logo, device = load_logo(request.logo), choose_device(request.device)
     check_output(request.inputs, request.output, may_exist=request.on_exists != "fail")
     remove_abandoned_parts(request.output)
-    run = _Run(request, logo, device, survey(files), plan_outputs(files))
+    study, names = survey(files), plan_outputs(files)
+    avoid = _what_to_avoid(request, study, names)
+    run = _Run(_Common(request, logo, device, study, names, avoid))
     outcomes: dict[InputFile, Outcome] = {}
-    for group in run.study.groups:
-        for file in group.files:
-            outcomes[file] = run.outcome_of(file, group)
+    with closing(_outcomes(run)) as found:
+        for file, outcome in found:
+            outcomes[file] = outcome
             if progress:
-                progress(outcomes[file], len(files))
+                progress(outcome, len(files))
+    outcomes |= run.misled(outcomes)
     for file in run.companions.directories:  # made anew from what is in the output by now
         outcomes[file] = run.companions.directory(file, list(outcomes.values()))
     return run.report([outcomes[file] for file in files])
@@ -130,22 +137,44 @@ def _check(request: Request) -> None:
         )
 
 
+@dataclass(frozen=True)
+class _Common:
+    """What was read and chosen before the first picture, once for all processes of a run.
+
+    `avoid` is what the logo keeps off, and the bytes that a resumed run knows it by.
+    """
+
+    request: Request
+    logo: Bytes = field(repr=False)
+    device: Device
+    study: Study = field(repr=False)
+    names: Mapping[PurePosixPath, PurePosixPath] = field(repr=False)
+    avoid: tuple[Avoid, tuple[bytes, ...]] = field(repr=False)
+
+
+@dataclass
+class _Notes:
+    """What is known beyond the outcomes once files are done.
+
+    Attributes:
+        banks, profiles: those that were used, in the order of their first use, for the report.
+        foretold: the UIDs that files refer to, by the instance that will have them, or has.
+    """
+
+    banks: dict[str, str] = field(default_factory=dict)
+    profiles: dict[str, dict[str, Any]] = field(default_factory=dict)
+    foretold: dict[InputFile, str] = field(default_factory=dict)
+
+
 class _Run:
     """What the pictures of one run share: logo, profiles, models, keys; each made once."""
 
-    def __init__(
-        self,
-        request: Request,
-        logo: Bytes,
-        device: Device,
-        study: Study,
-        names: dict[PurePosixPath, PurePosixPath],
-    ) -> None:
-        self.request = request
-        self.study = study
-        self.device = device
-        self.names = names
-        self.key: Path | None = None
+    def __init__(self, common: _Common) -> None:
+        self.common = common
+        request, logo, study = common.request, common.logo, common.study
+        self.request, self.study = request, study
+        self.device, self.names = common.device, common.names
+        self.notes = _Notes()
         self._shipped = shipped_profiles()
         # A profile that is chosen by attributes cannot be asked before the file is read.
         limits = (request.profile or self._shipped[GENERAL]).limits
@@ -153,11 +182,12 @@ class _Run:
         self._profiles: dict[str, Profile] = {}
         self._banks: dict[str, Bank] = {}
         self._logo_digest = hashlib.sha256(repr(logo.shape).encode() + logo.tobytes()).digest()
-        self._group_of = {file: group for group in study.groups for file in group.files}
+        self.group_of = {file: group for group in study.groups for file in group.files}
         self._new_uids: dict[InputFile, str] = {}
+        self._foretold: dict[InputFile, dict[InputFile, str]] = {}
         self.companions = Companions(
             output=request.output,
-            names=names,
+            names=common.names,
             copy=request.copy_others,
             on_exists=request.on_exists,
             dry_run=request.dry_run,
@@ -165,7 +195,7 @@ class _Run:
             new_uid=self._new_uid_for,
             sealing=self._companion_sealing,
         )
-        avoid, self._mask_parts = _what_to_avoid(request, study, names)
+        avoid, self._mask_parts = common.avoid
         self._decisions = Decisions(logo, request.seed, avoid, self._picture_in)
 
     @cached_property
@@ -177,8 +207,23 @@ class _Run:
         """Those named, or the identity of this output folder, made when first needed."""
         if self.request.recipients:
             return self.request.recipients
-        self.key, recipient = job_identity(self.request.output, self.request.key_out)
+        _, recipient = job_identity(self.request.output, self.request.key_out)
         return (parse_recipient(recipient),)
+
+    def seals(self, file: InputFile) -> bool:
+        """Whether the keys will be needed for this file, as far as a look into it tells."""
+        if is_sidecar(file.path) or self.request.dry_run:
+            return False
+        picture = None if file.obstacle == LINK else self._found_in(file)
+        if picture is None:
+            return False
+        on_exists = self.request.on_exists
+        there = (self.request.output / self.names[file.relative]).exists()
+        if there and on_exists in ("skip", "resume"):
+            return on_exists == "resume"
+        if isinstance(picture, NoPicture):
+            return self.request.copy_others and picture.reason != A_DICOMDIR
+        return not _is_protected(picture, file.path)
 
     def outcome_of(self, file: InputFile, group: Group) -> Outcome:
         """Protect one file; whatever goes wrong with it alone becomes its outcome.
@@ -264,7 +309,7 @@ class _Run:
         if seen.verdict is not Verdict.AUTHENTIC:
             return False
         original = hashlib.sha256(picture.content).hexdigest()
-        return job_of(self._sealing_for(picture, self._group_of[file]), original) == seen.job
+        return job_of(self._sealing_for(picture, self.group_of[file]), original) == seen.job
 
     def _protect(self, file: InputFile, picture: Picture, group: Group) -> Protection:
         started = time.perf_counter()
@@ -289,6 +334,7 @@ class _Run:
         if file is not None:
             if file not in self._new_uids:
                 self._new_uids[file] = self._new_uid_of(file, original)
+            self.notes.foretold[file] = self._new_uids[file]
             return self._new_uids[file]
         file = self.study.series.get(original)
         picture = None if file is None else self._picture_in(file)
@@ -309,7 +355,7 @@ class _Run:
                 return str(kept.dataset.SOPInstanceUID)  # type: ignore[union-attr]
             profile = self._profile_for(picture)
             bank = self._bank_for(profile)
-            group = self._group_of[file]
+            group = self.group_of[file]
             marking = self._decisions.marking(file, picture, group, profile, bank)
         except (PictureFailed, OutputExists, MaskUnusable):
             return dangling  # said when its turn comes
@@ -317,17 +363,23 @@ class _Run:
         return new_sop_uid(picture, marking.stored, self._sealing(profile, bank))
 
     def _picture_in(self, file: InputFile) -> Picture | None:
+        found = self._found_in(file)
+        return None if isinstance(found, NoPicture) else found
+
+    def _found_in(self, file: InputFile) -> Picture | NoPicture | None:
         try:
-            picture = _read(file, self._largest)
+            return _read(file, self._largest)
         except PictureFailed:
             return None
-        return None if isinstance(picture, NoPicture) else picture
 
     def _profile_for(self, picture: Picture) -> Profile:
         chosen = self.request.profile or fitting_profile(self._shipped, picture.image.facts)
         if chosen.name not in self._profiles:
             self._profiles[chosen.name] = with_overrides(chosen, self.request.overrides)
-        return self._profiles[chosen.name]
+        resolved = self._profiles[chosen.name]
+        if chosen.name not in self.notes.profiles:
+            self.notes.profiles[chosen.name] = _described(resolved)
+        return resolved
 
     def _bank_for(self, profile: Profile) -> Bank:
         if profile.name not in self._banks:
@@ -339,7 +391,9 @@ class _Run:
                 self.device,
                 profile.lesions.network,
             )
-        return self._banks[profile.name]
+        bank = self._banks[profile.name]
+        self.notes.banks.setdefault(profile.name, bank.digest)
+        return bank
 
     def _sealing_for(self, picture: Picture, group: Group | None = None) -> Sealing:
         profile = self._profile_for(picture)
@@ -377,28 +431,168 @@ class _Run:
 
     def report(self, outcomes: Sequence[Outcome]) -> Report:
         sealed = any(one.state == "protected" for one in outcomes)
-        if self.key is None and not self.request.recipients:
-            made_before = self.request.key_out or job_identity_path(self.request.output)
-            kept = any(one.state == "skipped" for one in outcomes)
-            self.key = made_before if kept and made_before.exists() else None
         return Report(
             output=self.request.output,
             outcomes=tuple(outcomes),
-            key=self.key,
+            key=self._key_of(outcomes),
             owner_key_id=self.owner.public.key_id if sealed else "",
             provider=self.device.provider,
-            banks={name: bank.digest for name, bank in self._banks.items()},
-            profiles={name: _described(profile) for name, profile in self._profiles.items()},
+            banks=self.notes.banks,
+            profiles=self.notes.profiles,
             seed=self.request.seed,
             require_fooled=self.request.require_fooled,
             masked=self.request.mask is not None,
         )
+
+    def _key_of(self, outcomes: Iterable[Outcome]) -> Path | None:
+        """The identity that was made for this output, where something in it is sealed to it."""
+        there = any(one.state in ("protected", "copied", "skipped") for one in outcomes)
+        if self.request.recipients or not there:
+            return None
+        key = self.request.key_out or job_identity_path(self.request.output)
+        return key if key.exists() else None
+
+    # --- Further processes
+
+    def units(self) -> list[int]:
+        """How many files in a row go to the same process: a group whose mark is shared, because
+        it is decided once, by whoever does the first of them; else each file by itself."""
+        chosen = self.request.profile
+        possible = [chosen] if chosen else list(self._shipped.values())
+        resolved = [with_overrides(one, self.request.overrides) for one in possible]
+        units: list[int] = []
+        for group in self.study.groups:
+            together = any(shares_a_mark(group, profile) for profile in resolved)
+            units += [len(group.files)] if together else [1] * len(group.files)
+        return units
+
+    def helper(self) -> _Helper:
+        """What a further process does; all that has to be made or asked for is there before."""
+        request = replace(
+            self.request, owner=None, owner_passphrase=None, recipients=self.recipients
+        )
+        return _Helper(replace(self.common, request=request), self.owner.raw)
+
+    def learn(self, file: InputFile, done: _Done) -> Outcome:
+        """Take over what another process found out."""
+        self.notes.banks |= done.notes.banks
+        self.notes.profiles |= done.notes.profiles
+        if done.notes.foretold:
+            self._foretold[file] = done.notes.foretold
+        if done.is_directory:
+            self.companions.directories.append(file)
+        return done.outcome
+
+    def lost(self, file: InputFile, was_there: bool) -> Outcome:
+        """What becomes of a file that processes died over, whatever they had written of it."""
+        if not was_there:
+            _remove_ours(self.request.output / self.names[file.relative])
+        return Outcome(
+            file.relative,
+            "failed",
+            "the process died over it",
+            "Is there enough memory for so many processes? Try fewer --jobs.",
+            MiadError.exit_code,
+        )
+
+    def misled(self, outcomes: Mapping[InputFile, Outcome]) -> dict[InputFile, Outcome]:
+        """Files that refer to an instance which another process then made otherwise.
+
+        Decisions follow from the seed, so each process can make those that references ask for;
+        but not every GPU computes the same twice.
+        """
+        wanted = {file for foretold in self._foretold.values() for file in foretold}
+        actual = {
+            file: read_header(self.request.output / there).sop_uid
+            for file in wanted
+            if (there := outcomes[file].output) is not None
+        }
+        found: dict[InputFile, Outcome] = {}
+        for file, foretold in self._foretold.items():
+            wrong = any(actual.get(one, uid) != uid for one, uid in foretold.items())
+            if wrong and outcomes[file].output is not None:
+                _remove_ours(self.request.output / self.names[file.relative])
+                found[file] = Outcome(
+                    file.relative,
+                    "failed",
+                    "an instance that it refers to came out differently in another process",
+                    "Use --jobs 1 --on-exists replace.",
+                    PictureFailed.exit_code,
+                )
+        return found
+
+
+def _outcomes(run: _Run) -> Generator[tuple[InputFile, Outcome], None, None]:
+    """What becomes of every file, group by group, with one process or several."""
+    groups, wanted = run.study.groups, run.request.jobs
+    units = run.units() if wanted > 1 else []
+    jobs = min(wanted, len(units))
+    if jobs > 1 and any(run.seals(file) for group in groups for file in group.files):
+        yield from _shared_outcomes(run, units, jobs)
+        return
+    for group in groups:
+        for file in group.files:
+            yield file, run.outcome_of(file, group)
+
+
+def _shared_outcomes(
+    run: _Run, units: Sequence[int], jobs: int
+) -> Generator[tuple[InputFile, Outcome], None, None]:
+    files = [file for group in run.study.groups for file in group.files]
+    output, names = run.request.output, run.names
+    stays = run.request.on_exists == "skip"
+    there = {file for file in files if stays and (output / names[file.relative]).exists()}
+    work, threads = run.helper(), run.device.threads
+    try:
+        with closing(in_processes(work, files, jobs, __name__, units, threads)) as results:
+            for file, done in zip(files, results, strict=True):
+                if isinstance(done, Lost):
+                    yield file, run.lost(file, file in there)
+                else:
+                    yield file, run.learn(file, done)
+    finally:
+        remove_abandoned_parts(output)  # of processes that were killed
+
+
+@dataclass(frozen=True)
+class _Done:
+    """What another process says of a file; `is_directory` where it is to be made anew."""
+
+    outcome: Outcome
+    notes: _Notes
+    is_directory: bool
+
+
+@dataclass(frozen=True)
+class _Helper:
+    """Protects one file after the other in a process of its own.
+
+    It is handed over through a pipe, with the signing key in it: `owner` is its 32 bytes.
+    """
+
+    common: _Common
+    owner: bytes = field(repr=False)
+
+    @cached_property
+    def _run(self) -> _Run:
+        owner = OwnerKey.from_raw(self.owner)
+        return _Run(replace(self.common, request=replace(self.common.request, owner=owner)))
+
+    def __call__(self, file: InputFile) -> _Done:
+        run = self._run
+        run.notes = _Notes()
+        run.companions.directories.clear()
+        outcome = run.outcome_of(file, run.group_of[file])
+        return _Done(outcome, run.notes, bool(run.companions.directories))
 
 
 def _described(profile: Profile) -> dict[str, Any]:
     """The resolved profile for a report; models that were named by a path, by its end only."""
     facts = profile.model_dump(mode="json")
     facts["models"]["names"] = [Path(name).name for name in profile.models.names]
+    for table, key in (("models", "attention"), ("lesions", "segmentation")):
+        if facts[table][key] is not None:
+            facts[table][key] = Path(facts[table][key]).name
     return {"sha256": profile.digest, **facts}
 
 

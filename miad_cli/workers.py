@@ -98,11 +98,6 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def threads_each(jobs: int) -> int:
-    """Threads that each of `jobs` processes may use so that all of them together fit here."""
-    return max(1, usable_cores() // jobs)
-
-
 def in_processes(
     work: Callable[[Task], Result],
     tasks: Sequence[Task],

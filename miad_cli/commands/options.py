@@ -42,3 +42,13 @@ PassphraseCommand = Annotated[
 NoInput = Annotated[bool, typer.Option("--no-input", help="Never ask for anything.")]
 ReportFile = Annotated[Path | None, typer.Option("--report", help="Write the JSON report here.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, write nothing.")]
+Jobs = Annotated[
+    int | None,
+    typer.Option(
+        "--jobs",
+        envvar="MIAD_JOBS",
+        min=1,
+        help="Processes that share the work. Default: 1; to verify many files, one a processor.",
+        show_default=False,
+    ),
+]

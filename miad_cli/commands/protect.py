@@ -13,6 +13,7 @@ from miad_cli.commands.options import (
     AsJson,
     DryRun,
     Inputs,
+    Jobs,
     LogJson,
     NoInput,
     Output,
@@ -124,6 +125,7 @@ def protect_command(
     device: Annotated[
         str, typer.Option("--device", envvar="MIAD_DEVICE", help="auto, cpu, cuda or cuda:N.")
     ] = "auto",
+    jobs: Jobs = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the search.")] = 2023,
     report: ReportFile = None,
     dry_run: DryRun = False,
@@ -170,6 +172,7 @@ def protect_command(
         require_fooled=require_fooled,
         copy_others=copy_others,
         dry_run=dry_run,
+        jobs=jobs or 1,
     )
     with console.progress_bar(manners, "Protecting") as advance:
 

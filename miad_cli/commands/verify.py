@@ -11,6 +11,7 @@ from miad_cli import console
 from miad_cli.commands.options import (
     AsJson,
     Inputs,
+    Jobs,
     Keys,
     LogJson,
     NoInput,
@@ -43,15 +44,7 @@ def verify_command(
             show_default=False,
         ),
     ] = None,
-    jobs: Annotated[
-        int | None,
-        typer.Option(
-            "--jobs",
-            min=1,
-            help="Processes that share the work (with --key: 1). Many files: one a processor.",
-            show_default=False,
-        ),
-    ] = None,
+    jobs: Jobs = None,
     as_json: AsJson = False,
     log_json: LogJson = False,
     quiet: Quiet = False,

@@ -32,7 +32,10 @@ class Differentiable:
 
     def __init__(self, manifest: Manifest, content: bytes, session: Session) -> None:
         import onnx2fx
+        import torch
 
+        if session.threads:
+            torch.set_num_threads(session.threads)
         self.manifest = manifest
         self._session = session
         self.device = session.device

@@ -20,12 +20,14 @@ Float = NDArray[np.float32]
 class Device:
     """Where models run: `provider` is an ONNX Runtime execution provider, `index` the GPU.
 
-    `threads` is how many a model may use at once; 0: as many as there are cores.
+    `threads` is how many a model may use at once; 0: as many as there are cores. With another
+    number sums round otherwise, momentum steps make more of it, and other pixels come out: so it
+    is one everywhere, and work is shared by processes.
     """
 
     provider: str = "CPUExecutionProvider"
     index: int = 0
-    threads: int = 0
+    threads: int = 1
 
 
 def choose_device(wanted: str) -> Device:
@@ -138,6 +140,7 @@ class Session:
         self._engine = Engine(manifest.name, content, device)
         self.manifest = manifest
         self.provider, self.device = self._engine.provider, self._engine.device
+        self.threads = device.threads
         wanted = [output.tensor for output in manifest.outputs]
         wanted += [manifest.features.tensor] if manifest.features else []
         missing = [name for name in wanted if name not in self._engine.outputs]

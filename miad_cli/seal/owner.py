@@ -103,6 +103,16 @@ class OwnerKey:
         return cls(Ed25519PrivateKey.generate())
 
     @classmethod
+    def from_raw(cls, raw: bytes) -> OwnerKey:
+        """The key of these 32 bytes."""
+        return cls(Ed25519PrivateKey.from_private_bytes(raw))
+
+    @property
+    def raw(self) -> bytes:
+        """Its 32 bytes, to hand it to another process; they are never written anywhere."""
+        return self._private.private_bytes_raw()
+
+    @classmethod
     def load(cls, path: Path, passphrase: Callable[[], bytes] | None = None) -> OwnerKey:
         """The key in a PKCS#8 PEM file; `passphrase` is called only if the file needs one.
 

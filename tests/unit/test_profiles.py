@@ -15,6 +15,7 @@ from miad_cli.profiles import (
     shipped_profiles,
     with_overrides,
 )
+from miad_cli.protect import _described
 
 SHIPPED = {
     "brain-mri": "brain_mri",
@@ -176,3 +177,15 @@ def test_recipients_lie_beside_their_profile(tmp_path: Path) -> None:
 
 def test_shipped_profiles_name_no_recipients() -> None:
     assert {one.recipients_file for one in shipped_profiles().values()} == {None}
+
+
+def test_report_names_models_without_the_folders_they_lie_in() -> None:
+    where = "/home/somebody/patients/models/own"
+    wanted = {
+        "models": {"names": (where,), "attention": where},
+        "lesions": {"source": "segmentation", "segmentation": where},
+    }
+    facts = _described(with_overrides(named_profile("general"), wanted))
+    assert "somebody" not in str(facts)
+    assert facts["models"]["names"] == [facts["models"]["attention"]] == ["own"]
+    assert facts["lesions"]["segmentation"] == "own"

@@ -52,12 +52,38 @@ def refuse(number: int) -> int:
     return number
 
 
+def die_once_of(mark: Path, number: int) -> tuple[int, int]:
+    if number == 3 and not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number, os.getpid()
+
+
+def meet(folder: Path, number: int) -> int:
+    """Wait until somebody does the other of two things."""
+    (folder / str(number)).touch()
+    end = time.monotonic() + 20
+    while len(list(folder.iterdir())) < 2 and time.monotonic() < end:
+        time.sleep(0.01)
+    return os.getpid()
+
+
+def limits(number: int) -> tuple[str | None, str | None]:
+    return os.environ.get("OMP_NUM_THREADS"), os.environ.get("MKL_NUM_THREADS")
+
+
+def refuse_and_tell(folder: Path, number: int) -> int:
+    (folder / str(number)).touch()
+    return refuse(number)
+
+
 def read(path: Path) -> str:
     return path.read_text()
 
 
-def shared(work, things=THINGS, jobs=2):
-    with closing(in_processes(work, things, jobs, preload="miad_cli.workers")) as results:
+def shared(work, things=THINGS, jobs=2, **options):
+    begun = in_processes(work, things, jobs, preload="miad_cli.workers", **options)
+    with closing(begun) as results:
         return list(results)
 
 
@@ -149,3 +175,65 @@ def test_where_no_process_can_be_started_that_is_said(monkeypatch: pytest.Monkey
 
 def test_usable_cores_are_those_of_this_process() -> None:
     assert 1 <= usable_cores() <= (os.cpu_count() or 1)
+
+
+# --- Units: things that take long, and belong together --------------------------------------
+
+UNITS = [1, 4, 1, 3, 2]
+OF_UNITS = list(range(sum(UNITS)))
+
+
+@pytest.mark.parametrize("jobs", [1, 2, 9])
+def test_units_come_out_in_order(jobs: int) -> None:
+    assert shared(square, OF_UNITS, jobs, units=UNITS) == [square(number) for number in OF_UNITS]
+
+
+def test_a_unit_stays_with_one_process() -> None:
+    workers = shared(who, OF_UNITS, units=UNITS)
+    parts = [workers[1:5], workers[6:9], workers[9:]]
+    assert [len(set(part)) for part in parts] == [1, 1, 1]
+
+
+def test_no_worker_waits_while_another_has_two_units(tmp_path: Path) -> None:
+    assert len(set(shared(partial(meet, tmp_path), [0, 1], units=[1, 1]))) == 2
+
+
+@pytest.mark.parametrize("deadly", [(2,), (0, 3), (4, 5), (11,)], ids=str)
+def test_a_death_costs_a_unit_the_thing_it_died_over(deadly: tuple[int, ...]) -> None:
+    # 4 and 5 end one unit and are the next one
+    expected = [Lost() if number in deadly else number for number in range(11)]
+    found = shared(partial(die_over, deadly), range(11), units=UNITS)
+    assert found == expected
+
+
+def test_a_unit_in_which_nothing_lives_is_lost_soon() -> None:
+    found = shared(partial(die_over, (1, 2, 3, 4)), OF_UNITS, units=UNITS)
+    assert found == [0, *[Lost()] * 4, *OF_UNITS[5:]]
+
+
+def test_a_unit_goes_on_together_after_a_death_that_was_not_its_own(tmp_path: Path) -> None:
+    found = shared(partial(die_once_of, tmp_path / "mark"), OF_UNITS, units=UNITS)
+    assert [number for number, _ in found] == OF_UNITS
+    assert found[1][1] == found[2][1] != found[3][1] == found[4][1]
+
+
+def test_an_error_ends_its_unit_and_what_comes_after(tmp_path: Path) -> None:
+    things = [DEADLY - 1, DEADLY, DEADLY + 1, *range(50, 60)]
+    with pytest.raises(UsageError, match=f"not {DEADLY}$"):
+        shared(partial(refuse_and_tell, tmp_path), things, 1, units=[3, *[1] * 10])
+    assert sorted(path.name for path in tmp_path.iterdir()) == [str(DEADLY - 1), str(DEADLY)]
+
+
+# --- Threads --------------------------------------------------------------------------------
+
+
+def test_libraries_are_told_how_many_threads_are_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setenv("MKL_NUM_THREADS", "5")  # somebody's own wish stands
+
+    ((first, own),) = shared(limits, [1], threads=3)
+    ((second, _),) = shared(limits, [1], threads=2)
+
+    assert (first, second) == ("3", "2")
+    assert own != "3"
+    assert "OMP_NUM_THREADS" not in os.environ
