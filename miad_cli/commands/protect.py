@@ -283,6 +283,8 @@ def _verdict(outcome: Outcome) -> str:
         effect = f"no model for this task, features moved {made.feature_distance:.2f}"
     else:
         effect = f"{made.models_fooled} of {made.models} models fooled"
+    if not made.largest_change:  # not wanted, or no model gives the gradients it takes
+        effect += ", without perturbation"
     return f"  [dim]{made.profile}, {effect}, {made.queries} queries, {made.seconds:.1f} s[/]"
 
 

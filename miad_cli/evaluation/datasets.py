@@ -90,7 +90,7 @@ class Case:
         Raises:
             PictureFailed: it cannot be read, is none, or is protected already.
         """
-        return self._read().image
+        return self.picture().image
 
     def annotation(self) -> Annotation | None:
         """The lesion, or None where none was given or nothing is marked.
@@ -101,7 +101,7 @@ class Case:
         """
         if self._source.mask is None and self._source.box is None:
             return None
-        picture = self._read()
+        picture = self.picture()
         if self._source.mask is not None:
             name = PurePosixPath(self._source.path.name)
             marks = read_masks(self._source.mask).lesions_on(picture, name).pixels
@@ -124,7 +124,12 @@ class Case:
             facts.append(read_masks(self._source.mask).digest.hex())
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
-    def _read(self) -> Picture:
+    def picture(self) -> Picture:
+        """What is in the file, read anew.
+
+        Raises:
+            PictureFailed: no picture, or a protected one.
+        """
         picture = self._content()
         if isinstance(picture, NoPicture):
             raise PictureFailed(f"no picture but {picture.reason}")

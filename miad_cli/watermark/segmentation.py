@@ -26,18 +26,6 @@ SURER = (0.7, 0.9, 0.99)
 """Probabilities that count where what is likely at all leaves no room for the logo."""
 
 
-def segmentation_lesions(
-    image: MedicalImage, frames: Sequence[int], network: Surrogate, probability: float
-) -> Lesions | None:
-    """What `network` takes for lesion in any of `frames`, each pixel with at least this
-    `probability` (0..1); None where it finds nothing.
-
-    Raises:
-        ModelUnusable: the network cannot be run.
-    """
-    return lesions_above(lesion_map(((image, frame) for frame in frames), network), probability)
-
-
 def lesion_map(shots: Iterable[tuple[MedicalImage, int]], network: Surrogate) -> Float:
     """How likely each pixel is lesion in any of `shots`, frames of pictures of one size.
 

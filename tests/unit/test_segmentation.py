@@ -24,7 +24,6 @@ from miad_cli.watermark.segmentation import (
     beside_segmentation,
     lesion_map,
     lesions_above,
-    segmentation_lesions,
     surer_and_surer,
 )
 
@@ -96,7 +95,7 @@ def test_lesions_lie_where_they_are_in_the_picture(
     tmp_path: Path, fit: str, planes: int, values: str
 ) -> None:
     network = write_segmenter(tmp_path / "bright", fit, planes, values)
-    found = segmentation_lesions(image_with(LEFT, RIGHT), [0], network, 0.5)
+    found = lesions_above(lesion_map([(image_with(LEFT, RIGHT), 0)], network), 0.5)
     assert found is not None
     assert found.source == "segmentation"
     sides = [
@@ -128,15 +127,15 @@ def test_boxes_hold_what_is_likely_and_the_runs_nothing_else(tmp_path: Path) -> 
 def test_a_lesion_in_any_frame_counts(tmp_path: Path) -> None:
     network = write_segmenter(tmp_path / "bright")
     image = image_with(LEFT, RIGHT, frames=2)
-    alone = [segmentation_lesions(image, [frame], network, 0.5) for frame in (0, 1)]
-    both = segmentation_lesions(image, [0, 1], network, 0.5)
+    alone = [lesions_above(lesion_map([(image, frame)], network), 0.5) for frame in (0, 1)]
+    both = lesions_above(lesion_map([(image, 0), (image, 1)], network), 0.5)
     assert [len(one.boxes) for one in (*alone, both) if one is not None] == [1, 1, 2]
     assert set(both.boxes) == {*alone[0].boxes, *alone[1].boxes}
 
 
 def test_nothing_found_is_no_lesion(tmp_path: Path) -> None:
     network = write_segmenter(tmp_path / "bright", "pad")
-    assert segmentation_lesions(image_with(), [0], network, 0.5) is None
+    assert lesions_above(lesion_map([(image_with(), 0)], network), 0.5) is None
 
 
 def test_ever_less_counts_where_it_has_to_be_surer() -> None:

@@ -75,7 +75,7 @@ class Authorise(Protocol):
     def _through_files(self, bench: Bench, subject: Subject) -> tuple[Any, bool]:
         """The key frame after it was written, sealed and unlocked, and whether the file is the
         original's, byte for byte. Keys are made for it and thrown away."""
-        picture = subject.case._read()
+        picture = subject.case.picture()
         material, treatment = self.material, self.material.everyone()
         decision = bench.protected(subject, treatment).decision
         marking = apply_mark(decision, picture.image, material.bank_for(treatment))
