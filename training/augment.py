@@ -65,12 +65,12 @@ def augment(images: Tensor, side: int, how: Augmentation, generator: torch.Gener
     draw = _Draw(len(images), images.device, generator)
     scaled = images.float() / 255.0
     grid = F.affine_grid(_affine(how, draw), [len(images), 1, side, side], align_corners=False)
-    warped = F.grid_sample(scaled, grid, align_corners=False).expand(-1, 3, -1, -1)
+    warped = F.grid_sample(scaled, grid, align_corners=False)
     chosen = (draw.uniform(0.0, 1.0) < how.jpeg).nonzero()[:, 0]
     if len(chosen):
         quality = torch.floor(draw.uniform(how.quality[0], how.quality[1] + 1.0))
         warped = warped.index_copy(0, chosen, jpeg(warped[chosen], quality[chosen]))
-    return _tone(warped, how, draw)
+    return _tone(warped, how, draw).expand(-1, 3, -1, -1)
 
 
 @dataclass(frozen=True)
@@ -106,10 +106,11 @@ def _affine(how: Augmentation, draw: _Draw) -> Tensor:
 
 
 def _tone(scaled: Tensor, how: Augmentation, draw: _Draw) -> Tensor:
-    grey = scaled.mean(dim=1, keepdim=True)
-    # A grey picture has nothing to saturate and stays three equal channels.
-    coloured = (grey + (scaled - grey) * (1.0 + draw.around(how.saturation))).clamp_min(1e-6)
-    curved = coloured ** torch.exp(draw.around(how.gamma))
+    saturation = 1.0 + draw.around(how.saturation)
+    if scaled.shape[1] == 3:
+        grey = scaled.mean(dim=1, keepdim=True)
+        scaled = grey + (scaled - grey) * saturation
+    curved = scaled.clamp_min(1e-6) ** torch.exp(draw.around(how.gamma))
     lighter = draw.around(how.brightness) * (curved > 0.02)
     changed = curved * (1.0 + draw.around(how.contrast)) + lighter
     grain = torch.randn(
@@ -120,7 +121,7 @@ def _tone(scaled: Tensor, how: Augmentation, draw: _Draw) -> Tensor:
 
 
 def jpeg(images: Tensor, quality: Tensor) -> Tensor:
-    """What JPEG would leave of (n, 3, h, w) pictures in 0..1, without the entropy coding.
+    """What JPEG would leave of (n, 1 or 3, h, w) pictures in 0..1, without the entropy coding.
 
     quality: (n,), 1..100, as libjpeg counts it. Colours are halved in both directions (4:2:0),
     as by default; sides that are no multiple of 16 are padded with their edge.
@@ -128,9 +129,12 @@ def jpeg(images: Tensor, quality: Tensor) -> Tensor:
     height, width = images.shape[2:]
     padding = (0, -width % 16, 0, -height % 16)
     padded = F.pad(images, padding, mode="replicate")
+    scale = torch.where(quality < 50, 5000.0 / quality, 200.0 - 2.0 * quality)
+    if images.shape[1] == 1:
+        luma = _quantised(padded * 255.0 - 128.0, LUMA_STEPS, scale) + 128.0
+        return (luma / 255.0).clamp(0.0, 1.0)[:, :, :height, :width]
     turn, back = _colour_turns(images.device)
     ycc = torch.einsum("ck,nkhw->nchw", turn, padded * 255.0)
-    scale = torch.where(quality < 50, 5000.0 / quality, 200.0 - 2.0 * quality)
     luma = _quantised(ycc[:, :1] - 128.0, LUMA_STEPS, scale) + 128.0
     chroma = _quantised(F.avg_pool2d(ycc[:, 1:], 2), CHROMA_STEPS, scale)
     chroma = F.interpolate(chroma, scale_factor=2.0, mode="bilinear", align_corners=False)

@@ -31,18 +31,16 @@ COLLECT_SECONDS = 60.0
 class Plan:
     """How one model is made.
 
-    script: the module that trains it. cpu, gpu: epochs, rates, sides and batch there, as that
-    module takes them. minutes: on a GPU, of training; the epochs are shares of them. origin:
-    what its first weights are, with their licence; empty where it starts from scratch. network:
-    the architecture, where the model is not called like it. tasks: comma-separated, where it is
-    not for all of them.
+    script: the module that trains it. cpu, gpu: what that module is told there; ``budget`` is the
+    minutes of training, ``epochs`` each cycle's share of them. origin: what its first weights
+    are, with their licence; empty where it starts from scratch. network: the architecture, where
+    the model is not called like it. tasks: comma-separated, where it is not for all of them.
     """
 
     name: str
     script: str
     cpu: Mapping[str, str]
     gpu: Mapping[str, str]
-    minutes: float
     origin: str = ""
     network: str = ""
     tasks: str = ""
@@ -53,48 +51,54 @@ KINDS = MappingProxyType(
 )
 
 
-def _settings(epochs: str, rate: str, side: str, batch: int, **others: str) -> Mapping[str, str]:
-    given = {"epochs": epochs, "rate": rate, "side": side, "batch": str(batch)} | others
-    return MappingProxyType(given)
+def _course(budget: int, epochs: str, rate: str, side: str, **others: str) -> Mapping[str, str]:
+    given = {"budget": str(budget), "epochs": epochs, "rate": rate, "side": side}
+    return MappingProxyType(given | others)
 
 
-def _classifier(name: str, cpu: Mapping[str, str], rate: str, decay: str, origin: str = "") -> Plan:
-    gpu = _settings("0.5,0.5", rate, "160,224", 128, decay=decay)
-    return Plan(name, "train", cpu, gpu, 8.0, origin)
+def _classifier(name: str, cpu_minutes: int, rate: str = "0.0015,0.001,0.0006") -> Plan:
+    """A classifier from scratch: small pictures first, for most of what it must learn."""
+    others = {"side": "96,160,224", "decay": "0.05", "rate": rate}
+    return Plan(
+        name,
+        "train",
+        _course(cpu_minutes, "0.45,0.25,0.3", batch="32", **others),
+        _course(8, "0.3,0.3,0.4", batch="64", **others),
+    )
 
 
 def _remover(name: str) -> Plan:
-    cpu = _settings("10", "0.002", "128", 16)
-    gpu = _settings("0.4,0.6", "0.002,0.001", "128,224", 32)
-    return Plan(name, "train_remover", cpu, gpu, 15.0)
+    """A removal network: crops first, whole pictures last."""
+    others = {"side": "128,224", "rate": "0.002,0.0008"}
+    return Plan(
+        name,
+        "train_remover",
+        _course(50, "0.65,0.35", batch="16", **others),
+        _course(15, "0.4,0.6", batch="32", **others),
+    )
 
 
 PLANS = (
-    _classifier(
+    Plan(
         "mobilenet-v2",
-        _settings("7,3", "0.0007,0.0004", "160,224", 32),
-        "0.0015,0.0008",
-        "0.02",
-        "ImageNet weights of MobileNet V2 (batch norms folded), Apache-2.0",
+        "train",
+        _course(110, "0.6,0.4", "0.0007,0.0004", "160,224", batch="32", decay="0.02"),
+        _course(8, "0.5,0.5", "0.001,0.0006", "160,224", batch="64", decay="0.02"),
+        origin="ImageNet weights of MobileNet V2 (batch norms folded), Apache-2.0",
     ),
-    _classifier("resnet", _settings("18,4", "0.002,0.001", "160,224", 32), "0.003,0.0015", "0.05"),
-    _classifier(
-        "densenet", _settings("14,4", "0.002,0.001", "160,224", 32), "0.003,0.0015", "0.05"
-    ),
-    _classifier("vgg", _settings("14,4", "0.001,0.0005", "160,224", 32), "0.002,0.001", "0.05"),
-    _classifier(
-        "inception", _settings("14,4", "0.002,0.001", "160,224", 32), "0.003,0.0015", "0.05"
-    ),
-    _classifier("vit", _settings("20,4", "0.0005,0.0003", "160,224", 32), "0.001,0.0005", "0.1"),
+    _classifier("resnet", 18),
+    _classifier("densenet", 22),
+    _classifier("vgg", 20),
+    _classifier("inception", 20),
+    _classifier("vit", 26, "0.001,0.0008,0.0005"),
     _remover("wdnet"),
     _remover("split-refine"),
     # Lesions are outlined in one data set alone.
     Plan(
         "skin-lesion",
         "train_segmenter",
-        _settings("10,5,3", "0.003,0.002,0.001", "96,128,224", 8),
-        _settings("0.5,0.5", "0.004,0.002", "128,224", 32),
-        3.0,
+        _course(15, "0.3,0.4,0.3", "0.003,0.002,0.001", "96,128,224", batch="8"),
+        _course(3, "0.5,0.5", "0.004,0.002", "128,224", batch="32"),
         network="unet",
         tasks="dermoscopy",
     ),
@@ -134,11 +138,11 @@ def train_arguments(plan: Plan, given: argparse.Namespace, root: Path) -> list[s
     words = [KINDS[plan.script], plan.network or plan.name]
     words += ["--tasks", plan.tasks or given.tasks, "--data", str(root)]
     words += ["--out", str(given.runs / plan.name), "--device", given.device, "--resume"]
-    on_gpu = given.device.startswith("cuda")
-    for key, value in (plan.gpu if on_gpu else plan.cpu).items():
+    course = plan.gpu if given.device.startswith("cuda") else plan.cpu
+    if given.budget:
+        course = {**course, "budget": str(given.budget)}
+    for key, value in course.items():
         words += [f"--{key}", value]
-    if on_gpu or given.budget:
-        words += ["--budget", str(given.budget or plan.minutes)]
     if plan.origin:
         if given.init is None:
             raise ValueError(f"{plan.name} starts from other weights: give --init")

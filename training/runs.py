@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from training.architectures import fold_norms
+from training.muon import make_optimiser
 
 WARM_UP = 0.1
 LARGEST_GRADIENT = 5.0
@@ -143,15 +144,7 @@ class Runner(ABC):
         if self.device.type == "cuda":
             torch.backends.cudnn.benchmark = True
         self.network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        decayed = [p for p in self.network.parameters() if p.ndim > 1]
-        plain = [p for p in self.network.parameters() if p.ndim <= 1]
-        self.optimiser = torch.optim.AdamW(
-            [
-                {"params": decayed, "weight_decay": self.schedule.weight_decay},
-                {"params": plain, "weight_decay": 0.0},
-            ],
-            lr=self.schedule.rates[0],
-        )
+        self.optimiser = make_optimiser(self.network, self.schedule.weight_decay)
 
     @abstractmethod
     def begin_cycle(self, cycle: int) -> None:
@@ -206,8 +199,9 @@ class Runner(ABC):
         self.optimiser.step()
 
     def autocast(self) -> torch.autocast:
-        """bfloat16 on a GPU; float32 on a CPU, where bfloat16 is mostly emulated, and slow."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda")
+        """bfloat16 where the hardware computes in it; emulated, it would be slower than float32."""
+        able = knows_bfloat16(self.device)
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=able)
 
 
 def run(runner: Runner, out: Path, resume: bool, limits: Limits | None = None) -> Progress:
@@ -328,11 +322,21 @@ def _resume(runner: Runner, path: Path) -> Progress:
     return Progress(**checkpoint["progress"])
 
 
+def knows_bfloat16(device: torch.device) -> bool:
+    """Whether a device multiplies in bfloat16 itself."""
+    if device.type == "cpu":
+        # Older releases of torch cannot tell; theirs is the answer that is right on most CPUs.
+        able = getattr(torch.cpu, "get_capabilities", dict)()
+        return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+    return True
+
+
 def describe_hardware(device: torch.device) -> str:
     """The hardware in a few words, for the manifest."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{os.cpu_count()} CPU cores"
+    precision = ", bfloat16" if knows_bfloat16(device) else ""
+    return f"{os.cpu_count()} CPU cores{precision}"
 
 
 def seconds_until(clock: str) -> float:

@@ -184,14 +184,27 @@ def without(marked: Marked, spared: Tensor) -> Marked:
 
 
 def cropped(marked: Marked, side: int, generator: torch.Generator) -> Marked:
-    """The same random square of ``side`` pixels out of every tensor of a batch."""
-    whole = marked.image.shape[2]
-    if side >= whole:
+    """A random square of ``side`` pixels out of every picture of a batch.
+
+    Each holds some pixel of its mark, if there is one: bare ground teaches little.
+    """
+    count, _, height, width = marked.mask.shape
+    if side >= min(height, width):
         return marked
-    y, x = torch.randint(whole - side + 1, (2,), generator=generator, device=generator.device)
-    rows, columns = slice(int(y), int(y) + side), slice(int(x), int(x) + side)
+    # A mark's pixels are equally likely; without a mark, all pixels are.
+    likely = marked.mask[:, 0].flatten(1)
+    likely = torch.where(likely.any(dim=1, keepdim=True), likely, torch.ones_like(likely))
+    held = torch.multinomial(likely, 1, generator=generator)[:, 0]
+    inside = torch.rand(2, count, generator=generator, device=generator.device)
+    tops = (held // width - (inside[0] * side).long()).clamp(0, height - side).tolist()
+    lefts = (held % width - (inside[1] * side).long()).clamp(0, width - side).tolist()
+
+    def squares(part: Tensor) -> Tensor:
+        corners = zip(part, tops, lefts, strict=True)
+        return torch.stack([one[:, y : y + side, x : x + side] for one, y, x in corners])
+
     parts = (marked.image, marked.clean, marked.mask, marked.alpha, marked.mark)
-    return Marked(*(part[:, :, rows, columns] for part in parts))
+    return Marked(*(squares(part) for part in parts))
 
 
 def load_pictures(root: Path, recipe: RemoverRecipe) -> tuple[Part, Part]:
