@@ -95,7 +95,8 @@ def _status(entry: str) -> int:
 def _protect(folder: Path, name: str) -> None:
     from PIL import Image
 
-    from miad_cli.protect import Request, protect
+    from miad_cli.protect import protect
+    from miad_cli.protection.request import Request
     from miad_cli.seal.owner import OwnerKey
 
     logo = folder / "logo.png"

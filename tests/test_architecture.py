@@ -1,7 +1,8 @@
 """The rooms: who may import whom, who may print, and what must not be loaded.
 
-In order of use: imaging, models, watermark, seal, pacs; then the use cases; then evaluation, which
-measures them; then commands, console and app. A room below does not import a room above.
+In order of use: imaging, models, watermark, seal, pacs; then the use cases, of which `protect` has
+a room of its own, protection; then evaluation, which measures them; then commands, console and app.
+A room below does not import a room above.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import miad_cli
 
 PACKAGE = Path(miad_cli.__file__).parent
 FOUNDATION = {"__init__", "errors", "shipped"}
-ROOMS = {"imaging", "models", "watermark", "seal", "pacs", "evaluation"}
+ROOMS = {"imaging", "models", "watermark", "seal", "pacs", "protection", "evaluation"}
 SURFACE = {"commands", "console", "app", "__main__"}
 ON_TOP = {"evaluate"}
 """Use cases of the evaluation, which no room and no other use case knows."""
@@ -30,9 +31,16 @@ MAY_IMPORT = {
     "watermark": {"imaging", "models", "watermark"},
     "seal": {"seal"},
     "pacs": {"imaging", "pacs"},
+    "protection": {"imaging", "models", "watermark", "seal", "protection"}
+    | {"companions", "decisions", "files", "instance", "outcomes", "profiles", "study", "verify"}
+    | {"workers"},
     "evaluation": {"imaging", "models", "watermark", "seal", "evaluation"} | USE_CASES,
 }
 """Rooms that each room may use, besides the foundation."""
+
+PROTECTION = ("request", "preparation", "reading", "choices", "earlier", "references", "run",
+              "division")  # fmt: skip
+"""Modules of that room, each of which knows none of those behind it."""
 
 HEAVY = ("torch", "onnxruntime", "onnx", "onnx2fx")
 
@@ -97,6 +105,21 @@ def test_module_imports_nothing_above_it(module: Path) -> None:
         assert not used & (SURFACE | ON_TOP | {"evaluation"})
     elif room != "commands":
         assert not used & (ON_TOP | {"evaluation"})
+
+
+def test_protection_goes_one_way() -> None:
+    room = PACKAGE / "protection"
+    assert {path.stem for path in room.glob("*.py")} == {*PROTECTION, "__init__"}
+    for number, name in enumerate(PROTECTION):
+        for used in imported(room / f"{name}.py"):
+            parts = used.split(".")
+            if parts[:2] == ["miad_cli", "protection"]:
+                assert parts[2] in PROTECTION[:number], name
+
+
+def test_only_protect_and_its_callers_know_how_it_protects() -> None:
+    knowing = {room_of(path) for path in MODULES if "protection" in own_imports(path)}
+    assert knowing == {"protect", "protection", "commands"}
 
 
 def test_watermark_and_seal_do_not_know_each_other() -> None:

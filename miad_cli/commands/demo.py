@@ -49,7 +49,8 @@ def demo_command(
 def _run(folder: Path, study: Path, protected: Path, unlocked: Path, key: Path) -> Report:
     """Run the three commands as a user would type them, and say them."""
     from miad_cli.commands.trust import read_identities
-    from miad_cli.protect import Request, protect
+    from miad_cli.protect import protect
+    from miad_cli.protection.request import Request
     from miad_cli.seal.owner import OwnerKey
     from miad_cli.unlock import unlock
     from miad_cli.verify import verify

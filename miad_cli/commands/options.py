@@ -1,11 +1,17 @@
-"""Options that several commands share."""
+"""Options that several commands share, and what they override of a profile."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
+
+SearchName = Literal["guided", "he-sit", "he", "random"]
+EffortName = Literal["fast", "standard", "max"]
+PayloadName = Literal["auto", "compact", "original"]
+CarrierName = Literal["both", "embed", "sidecar"]
+OnExistsName = Literal["fail", "skip", "replace"]
 
 Inputs = Annotated[list[Path], typer.Argument(help="Files or folders.", show_default=False)]
 Output = Annotated[
@@ -52,3 +58,47 @@ Jobs = Annotated[
         show_default=False,
     ),
 ]
+OnExists = Annotated[
+    OnExistsName, typer.Option("--on-exists", help="What to do with files that are there.")
+]
+
+# --- How pictures are protected
+
+Logo = Annotated[Path, typer.Option("--logo", help="The logo, a PNG.", show_default=False)]
+ProfileName = Annotated[
+    str | None,
+    typer.Option("--profile", envvar="MIAD_PROFILE", help="Profile name or .toml file."),
+]
+Models = Annotated[
+    list[str] | None,
+    typer.Option("--models", help="Only this model: its name, folder or file; repeatable."),
+]
+Effort = Annotated[
+    EffortName | None, typer.Option("--effort", help="How much work a picture is worth.")
+]
+Device = Annotated[
+    str, typer.Option("--device", envvar="MIAD_DEVICE", help="auto, cpu, cuda or cuda:N.")
+]
+
+
+def overrides(
+    *,
+    models: list[str] | None = None,
+    effort: EffortName | None = None,
+    search: SearchName | None = None,
+    payload: PayloadName | None = None,
+    carrier: CarrierName | None = None,
+    coherent: bool | None = None,
+) -> dict[str, dict[str, Any]]:
+    """The settings that a command line replaces in whatever profile is chosen, table by table."""
+    wanted: dict[str, dict[str, Any]] = {
+        "series": {"coherent": {True: "always", False: "never", None: None}[coherent]},
+        "search": {"method": search, "effort": effort},
+        "models": {"names": tuple(models) if models else None},
+        "seal": {"payload": payload, "carrier": carrier},
+    }
+    given = {
+        table: {name: value for name, value in settings.items() if value is not None}
+        for table, settings in wanted.items()
+    }
+    return {table: settings for table, settings in given.items() if settings}

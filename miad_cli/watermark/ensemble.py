@@ -25,9 +25,8 @@ Disturbance = Callable[[Float], Float]
 """What happens to views (N, 3, rows, columns) in 0..1 before a model sees them."""
 
 BATCH = 8
-"""Candidates that a model is asked about at a time. Measured on CPUs with networks of 1 to 3 M
-parameters at 160 x 160: 7 to 17 % less time a candidate than one by one; more at a time gain
-nothing, and from 32 on lose it again in the caches."""
+"""Candidates that a model is asked about at a time: enough to share what a call costs, few enough
+that what they fill stays in a processor's caches."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,10 +6,9 @@ enough when some models give in. Every model on every slice, a voice, has a marg
 counts until it has lost it; the one that has most left counts double. See `shortfall`.
 
 A first-order map says how every model's margin would change with the logo at every place, out of
-one backward pass. A logo is no small step, though: on the shipped classifiers such maps order
-places hardly better than chance, while the exact scores of some forty candidates, interpolated,
-order the others with a rank correlation of 0.8. So the maps make some of the first suggestions,
-and what the answers teach makes all others.
+one backward pass. A logo is no small step, though, and such maps alone order places poorly, while
+the exact scores of a few dozen candidates, interpolated, order the others well. So the maps make
+some of the first suggestions, and what the answers teach makes all others.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ BASES = 4
 REACH = (0.1, 0.1, 0.5, 0.5, 0.5, 0.5)
 """Over which distance the scores of two candidates say something of each other: position in widths
 and heights of the picture, alpha (0..1), turns of 90 degrees, saturation and brightness (1 is the
-logo's own). Measured as what predicts left-out scores best on training pictures."""
+logo's own). Chosen as what predicts left-out scores best on training pictures."""
 
 PROPOSALS = 400
 """Candidates that are thought of for each batch that is asked about."""
@@ -168,9 +167,7 @@ def shortfall(values: Numbers, target: float | None) -> Numbers:
     where it is: a voice that is nearly fooled gains more by the next step than one that is far
     from it. Without, the value. Half of it counts as the mean over the voices, half as the
     largest: the mean alone gives up on a voice that is hard to fool while others can be lowered,
-    the largest alone holds all others where the hardest is. (The best of 96 random candidates on
-    each of 10 training pictures, 3 models: the largest margin alone fools 6 of 30, the mean of
-    what is left 8, both 9.)
+    the largest alone holds all others where the hardest is.
     """
     left = values if target is None else np.log1p(np.maximum(values + target, 0))
     result: Numbers = (left.mean(axis=1) + left.max(axis=1)) / 2

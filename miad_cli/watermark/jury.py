@@ -16,8 +16,9 @@ from miad_cli.watermark.delta import Delta
 from miad_cli.watermark.ensemble import Ensemble
 from miad_cli.watermark.guided import Panel
 from miad_cli.watermark.lesions import Box, Lesions
-from miad_cli.watermark.perturbation import Attack, perturb, scene_of
+from miad_cli.watermark.perturbation import Attack, perturb
 from miad_cli.watermark.placement import Placement
+from miad_cli.watermark.scenes import scene_of
 from miad_cli.watermark.search import Score
 from miad_cli.watermark.segmentation import beside_segmentation, lesion_map
 

@@ -3,28 +3,24 @@
 MIAD-MARK aims its δ at removal networks alone (Eq. 1 to 4); here it is aimed at the classifiers'
 margin as well, with the logo in place. Momentum sign steps (MI-FGSM) go up the mean of the models'
 gradients, each of which counts the same; every look at the picture goes through another random
-transform, so that what is found does not hang on one model's pixels. All of it happens on a canvas
-of the size of δ's grid, at most 224 pixels a side, which is what models look at.
+transform, so that what is found does not hang on one model's pixels. All of it happens on the
+canvas of a scene (`scenes.py`), which is what models look at.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from miad_cli.errors import ModelUnusable
-from miad_cli.imaging.image import MedicalImage
 from miad_cli.models.bank import Surrogate
-from miad_cli.models.manifest import InputSpec
-from miad_cli.models.view import view_for
-from miad_cli.watermark.blend import OPAQUE, Mark, Tone, ink
-from miad_cli.watermark.delta import Delta, allowed_cells, enlargement_matrices, grid_size
-from miad_cli.watermark.lesions import Box
+from miad_cli.watermark.delta import Delta
+from miad_cli.watermark.onlookers import Onlooker, device_of
+from miad_cli.watermark.scenes import Scene, Stage, planes_of, seen_again, stacked, staged
 from miad_cli.watermark.transforms import draw
 from miad_cli.watermark.visibility import bounds
 
@@ -33,8 +29,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     Gradient = Callable[[Tensor, int], Tensor]
-
-Float = NDArray[np.floating[Any]]
 
 _LARGEST = 127
 """What a cell of δ can hold."""
@@ -87,31 +81,6 @@ class Attack:
 
 
 @dataclass(frozen=True, eq=False)
-class Scene:
-    """One frame and the logo to come, at the size of δ's grid.
-
-    Attributes:
-        canvas: (rows, columns, samples) float32 in 0..1, the picture as shown.
-        ink: (rows, columns, samples) float32 in 0..1, the logo's colours; any where there is none.
-        opacity: (rows, columns) float32 in 0..1, how far the logo covers; 0 where there is none.
-        open: (rows, columns, samples) float32 in 0..1, the share of a cell's values that δ can
-            change at all: neither padding nor beyond the display window.
-        allowed: (rows, columns) bool, the cells of δ that may be other than 0.
-        picture: rows and columns of the picture itself.
-        unit: what a step of δ moves, in 1/255 of the display window: less than 1 where the window
-            reaches beyond the values that the file can hold.
-    """
-
-    canvas: Float
-    ink: Float
-    opacity: Float
-    open: Float
-    allowed: NDArray[np.bool_]
-    picture: tuple[int, int]
-    unit: float = 1.0
-
-
-@dataclass(frozen=True, eq=False)
 class Target:
     """What one δ is made for: a frame, or several of one size that share it.
 
@@ -138,38 +107,6 @@ class Perturbed:
     delta: Delta
     losses: tuple[float, ...]
     gradients: int
-
-
-def scene_of(
-    image: MedicalImage, frame: int, mark: Mark | None, boxes: Sequence[Box], tone: Tone
-) -> Scene:
-    """One frame of `image` under `mark`, at the size of δ's grid; δ keeps out of `boxes`."""
-    stored = image.stored[frame]
-    samples = stored.shape[-1]
-    down, across = _shrinking(image.rows, image.columns)
-    padded = np.zeros(stored.shape, bool)
-    if tone.padding is not None:
-        padded = (stored >= tone.padding[0]) & (stored <= tone.padding[1])
-    free = ~padded & (stored >= tone.low) & (stored <= tone.high)
-    canvas = _shrunk(image.windowed(stored)[..., :samples], down, across)
-    colours, opacity = np.zeros_like(canvas), np.zeros_like(canvas[..., :1])
-    if mark is not None:
-        rows, columns = mark.region
-        down_logo, across_logo = down[:, rows], across[:, columns]
-        drawn_on = ~padded[mark.region].all(axis=-1, keepdims=True)
-        covering = (mark.opacity / OPAQUE * drawn_on).astype(np.float32)
-        drawn = image.windowed(ink(mark.logo, tone, samples))[..., :samples]
-        opacity = _shrunk(covering, down_logo, across_logo)
-        colours = _shrunk(covering * drawn, down_logo, across_logo) / np.maximum(opacity, 1e-6)
-    return Scene(
-        canvas=canvas,
-        ink=colours,
-        opacity=opacity[..., 0],
-        open=_shrunk(free.astype(np.float32), down, across),
-        allowed=allowed_cells(boxes, image.rows, image.columns),
-        picture=(image.rows, image.columns),
-        unit=(tone.high - tone.low) / max(image.window.high - image.window.low, 1),
-    )
 
 
 def perturb(
@@ -214,7 +151,7 @@ def perturb_many(
 
     aims = _Aims(targets, surrogates, removers, task, attack, generator)
     low, high = aims.limits
-    start = torch.stack([_planes(_begun(one), aims.device) for one in targets])
+    start = torch.stack([planes_of(_begun(one), aims.device) for one in targets])
     if task is None:
         # The features of an untouched picture have not moved, in no direction rather than another.
         start = start + torch.rand(start.shape[1:], generator=aims.generator).sub(0.5).sign().to(
@@ -274,24 +211,6 @@ def _whole(delta: Tensor, low: Tensor, high: Tensor) -> Tensor:
 # --- What δ is to follow ----------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
-class _Stage:
-    """Scenes as tensors: canvas, ink, open (n, samples, rows, columns), opacity (n, 1, …).
-
-    `open` is what of a step of δ is carried out, in 1/255 of the display window.
-    """
-
-    canvas: Tensor
-    ink: Tensor
-    open: Tensor
-    opacity: Tensor
-
-    def after(self, moved: Tensor) -> Tensor:
-        """The pictures with δ as it will look, on a scale of 0..1, and the logo over it (Eq. 6)."""
-        perturbed = (self.canvas + self.open * moved).clamp(0, 1)
-        return perturbed + self.opacity * (self.ink - perturbed)
-
-
 class _Aims:
     """The models in front of the targets: asks some of them in every step and counts."""
 
@@ -319,12 +238,12 @@ class _Aims:
         size = targets[0].scenes[0].canvas.shape[:2]
         able = [one for one in surrogates if one.gradients]
         able = able if task else [one for one in able if one.manifest.features]
-        self.device = _device_of([*able, *removers])
+        self.device = device_of([*able, *removers])
         weight = attack.weights.classifiers if task else attack.weights.features
-        self._classifiers = [_Onlooker(one, size, self.device) for one in able if weight > 0]
+        self._classifiers = [Onlooker(one, size, self.device) for one in able if weight > 0]
         removal = attack.weights.disrupt > 0 or attack.weights.inerase > 0
         self._removers = [
-            _Onlooker(one, size, self.device) for one in removers if removal and one.gradients
+            Onlooker(one, size, self.device) for one in removers if removal and one.gradients
         ]
         if not self._classifiers and not self._removers:
             raise ModelUnusable(
@@ -332,9 +251,9 @@ class _Aims:
             )
         self._weight = weight
         self._labels = torch.tensor([one.label or 0 for one in targets], device=self.device)
-        self._scenes = [[_staged(one, self.device) for one in each.scenes] for each in targets]
+        self._scenes = [[staged(one, self.device) for one in each.scenes] for each in targets]
         self._clean: dict[tuple[int, ...], Tensor] = {}
-        self._enlarged = _seen_again(*targets[0].scenes[0].picture, self.device)
+        self._enlarged = seen_again(*targets[0].scenes[0].picture, self.device)
         limits = [_limits(one, attack, self.device) for one in targets]
         self.limits = tuple(torch.stack(each) for each in zip(*limits, strict=True))
 
@@ -343,7 +262,7 @@ class _Aims:
         import torch
 
         turns = tuple(step % len(one) for one in self._scenes)
-        stage = _stacked([one[turn] for one, turn in zip(self._scenes, turns, strict=True)])
+        stage = stacked([one[turn] for one, turn in zip(self._scenes, turns, strict=True)])
         leaf = delta.detach().requires_grad_()
         down, across = self._enlarged
         pictures = stage.after((down @ leaf @ across.T) / 255)
@@ -373,7 +292,7 @@ class _Aims:
             return [*range(count)]
         return sorted(self._draw.choice(count, wanted, replace=False).tolist())
 
-    def _rise(self, number: int, pictures: Tensor, stage: _Stage, turns: tuple[int, ...]) -> Tensor:
+    def _rise(self, number: int, pictures: Tensor, stage: Stage, turns: tuple[int, ...]) -> Tensor:
         """(n,): what is to go up with one classifier, through a transform of its own."""
         import torch
 
@@ -390,9 +309,7 @@ class _Aims:
         clean = self._clean[key]
         return _length(onlooker.features(answers) - clean) / _length(clean).clamp_min(1e-12)
 
-    def _removal(
-        self, pictures: Tensor, stage: _Stage, step: int
-    ) -> Iterator[tuple[float, Tensor]]:
+    def _removal(self, pictures: Tensor, stage: Stage, step: int) -> Iterator[tuple[float, Tensor]]:
         """What is to go up with one removal network, and how much it counts (Eq. 3 and 4)."""
         if not self._removers or step % self.attack.remover_every:
             return
@@ -417,64 +334,6 @@ def margin(scores: Tensor, labels: Tensor) -> Tensor:
     return others.amax(dim=1) - own
 
 
-class _Onlooker:
-    """A model in front of canvases of one size."""
-
-    def __init__(self, surrogate: Surrogate, size: tuple[int, int], device: torch.device) -> None:
-        import torch
-
-        self.differentiable = surrogate.differentiable
-        self._manifest = surrogate.manifest
-        self._spec: InputSpec = surrogate.manifest.input
-        view = view_for(self._spec, *size)
-        self._rows, self._columns = (
-            torch.from_numpy(each).to(device) for each in (view.rows, view.columns)
-        )
-        low, high = self._spec.range
-        mean, std = (np.reshape(each, (-1, 1, 1)) for each in (self._spec.mean, self._spec.std))
-        self._scale, self._offset = (
-            torch.tensor(each, dtype=torch.float32, device=device)
-            for each in ((high - low) / std, (low - mean) / std)
-        )
-        self._luminance = torch.tensor([0.299, 0.587, 0.114], device=device).view(1, 3, 1, 1)
-
-    def view(self, pictures: Tensor) -> Tensor:
-        """What it sees of pictures (n, 1 or 3, rows, columns): (n, 3, model rows, …), 0..1."""
-        return (self._rows @ pictures @ self._columns.T).expand(-1, 3, -1, -1)
-
-    def answers(self, pictures: Tensor) -> dict[str, Tensor]:
-        """Everything it gives for pictures (n, 1 or 3, rows, columns)."""
-        return self._answered(self.view(pictures))
-
-    def features(self, answers: dict[str, Tensor]) -> Tensor:
-        """Its features (n, length)."""
-        assert self._manifest.features is not None  # noqa: S101 - only such ones are asked
-        return answers[self._manifest.features.tensor].flatten(1).float()
-
-    def restored(self, view: Tensor) -> tuple[Tensor, Tensor]:
-        """What a removal network makes of a view (n, 3, rows, columns): pictures alike, and the
-        mask (n, rows, columns) in 0..1."""
-        pictures, mask = self.differentiable.restored(self._answered(view))
-        logits = self._manifest.mask.values == "logits"
-        return pictures.float(), (mask.sigmoid() if logits else mask).float()
-
-    def _answered(self, view: Tensor) -> dict[str, Tensor]:
-        """The model, fed as `model_input` feeds it."""
-        spec = self._spec
-        planes = (view * self._luminance).sum(1, keepdim=True) if spec.channels == 1 else view
-        planes = planes.flip(1) if spec.channels == 3 and spec.colours == "BGR" else planes
-        fed = planes * self._scale + self._offset
-        return self.differentiable(fed.permute(0, 2, 3, 1) if spec.layout == "NHWC" else fed)
-
-
-def _device_of(surrogates: Sequence[Surrogate]) -> torch.device:
-    """Where the models' torch side computes."""
-    import torch
-
-    devices = [one.differentiable.device for one in surrogates if one.gradients]
-    return torch.device(devices[0] if devices else "cpu")
-
-
 def _limits(target: Target, attack: Attack, device: torch.device) -> tuple[Tensor, Tensor]:
     """How far δ may go down and up, (samples, rows, columns) each, in whole 1/255.
 
@@ -489,32 +348,7 @@ def _limits(target: Target, attack: Attack, device: torch.device) -> tuple[Tenso
         down.append(np.minimum(reach, 255 * scene.canvas / unit))
         up.append(np.minimum(reach, 255 * (1 - scene.canvas) / unit))
     low, high = (np.floor(np.min(each, axis=0) + 1e-3) for each in (down, up))
-    return _planes(-low, device), _planes(high, device)
-
-
-def _staged(scene: Scene, device: torch.device) -> _Stage:
-    opacity = scene.opacity[..., None]
-    arrays = (scene.canvas, scene.ink, scene.open * np.float32(scene.unit), opacity)
-    return _Stage(*(_planes(each, device) for each in arrays))
-
-
-def _stacked(stages: Sequence[_Stage]) -> _Stage:
-    import torch
-
-    return _Stage(
-        torch.stack([one.canvas for one in stages]),
-        torch.stack([one.ink for one in stages]),
-        torch.stack([one.open for one in stages]),
-        torch.stack([one.opacity for one in stages]),
-    )
-
-
-def _planes(values: NDArray[Any], device: torch.device) -> Tensor:
-    """(rows, columns, samples) as a tensor (samples, rows, columns), float32."""
-    import torch
-
-    planes = np.ascontiguousarray(values.transpose(2, 0, 1), np.float32)
-    return torch.from_numpy(planes).to(device)
+    return planes_of(-low, device), planes_of(high, device)
 
 
 def _length(vectors: Tensor) -> Tensor:
@@ -529,34 +363,3 @@ def _root_mean_square(values: Tensor) -> Tensor:
     flat = values.flatten(1)
     mean: Tensor = _length(flat) / flat.shape[1] ** 0.5
     return mean
-
-
-# --- Sizes ------------------------------------------------------------------------------------
-
-
-@lru_cache(maxsize=8)
-def _shrinking(rows: int, columns: int) -> tuple[Float, Float]:
-    """The picture at δ's size: (grid rows, rows) and (grid columns, columns), as a model of that
-    size would see it."""
-    height, width = grid_size(rows, columns)
-    # Not validated: a grid may be narrower than the input of any model.
-    spec = InputSpec.model_construct(tensor="canvas", rows=height, columns=width)
-    view = view_for(spec, rows, columns)
-    return view.rows, view.columns
-
-
-def _shrunk(values: Float, down: Float, across: Float) -> Float:
-    """(rows, columns, samples) resampled along both axes, float32."""
-    planes = np.ascontiguousarray(values.transpose(2, 0, 1), np.float32)
-    return np.ascontiguousarray(((down @ planes) @ across.T).transpose(1, 2, 0))
-
-
-@lru_cache(maxsize=8)
-def _seen_again(rows: int, columns: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """δ enlarged to the picture and seen at its own size again, which blurs it a little: square
-    matrices for rows and columns, the identity where the picture has the size of the grid."""
-    import torch
-
-    pairs = zip(_shrinking(rows, columns), enlargement_matrices(rows, columns), strict=True)
-    down, across = (torch.from_numpy(small @ large).to(device) for small, large in pairs)
-    return down, across

@@ -45,8 +45,7 @@ class Slopes:
     whole pixels, and corners are those of cells; otherwise it is exact for a linear model.
 
     The gradient is the mean over some pictures with a faint logo, in one pass: that at the clean
-    picture is the slope of one point, and the way to a marked picture is long. (Rank correlation
-    with exact margins, 8 training pictures, 3 shipped models: clean about 0, faint 0.15.)
+    picture is the slope of one point, and the way to a marked picture is long.
 
     Where the task is unknown a voice is minus |f(x) - f(I)| / |f(I)|, whose gradient is not
     defined at I and useless near it: any direction leads away. But |J d|, the length of what a

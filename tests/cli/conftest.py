@@ -15,7 +15,7 @@ import struct
 import subprocess
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -132,11 +132,15 @@ tensor = "cam"
     return root
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _use_tiny_models(tiny_models: Path) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("miad_cli.models.bank.models_directory", lambda: tiny_models)
-        yield
+def _models_from(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    """Have this process take `folder` for the models that ship."""
+    patch.setattr("miad_cli.models.bank.models_directory", lambda: folder)
+
+
+@pytest.fixture(autouse=True)
+def _use_tiny_models(tiny_models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For each transcript by itself, so that tests elsewhere find the models that ship."""
+    _models_from(tiny_models, monkeypatch)
 
 
 # --- The program --------------------------------------------------------------------------
@@ -374,9 +378,7 @@ class Sealed:
 
 
 @pytest.fixture(scope="session")
-def _sealed_once(
-    tmp_path_factory: pytest.TempPathFactory, make: Maker, _use_tiny_models: None
-) -> Path:
+def _sealed_once(tmp_path_factory: pytest.TempPathFactory, make: Maker, tiny_models: Path) -> Path:
     folder = tmp_path_factory.mktemp("sealed")
     for number, name in enumerate(("one.dcm", "two.dcm"), start=1):
         make.dicom(folder / "study" / name, number)
@@ -384,6 +386,7 @@ def _sealed_once(
     make.logo(folder / "hospital.png")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MIAD_HOME", str(folder / "home"))
+        _models_from(tiny_models, patch)
         for payload in ("auto", "original"):
             code = run(
                 [

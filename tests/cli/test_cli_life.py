@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-import miad_cli.protect
 from miad_cli.files import PART_PREFIX
+from miad_cli.protection import reading
 
 
 def test_two_runs_at_once_on_one_output(miad, study, logo, work, environment):
@@ -28,7 +28,7 @@ def test_two_runs_at_once_on_one_output(miad, study, logo, work, environment):
 def test_a_file_that_changes_while_it_is_read(miad, study, logo, work, monkeypatch):
     source = study / "one.dcm"
     before = source.read_bytes()
-    read = miad_cli.protect.read_picture
+    read = reading.read_picture
 
     def read_and_change(content, name, largest):
         source.write_bytes(b"something else by now")
@@ -36,7 +36,7 @@ def test_a_file_that_changes_while_it_is_read(miad, study, logo, work, monkeypat
 
     line = ("protect", source, "--logo", logo, "-o", "out", "--search", "random")
     with monkeypatch.context() as patch:
-        patch.setattr("miad_cli.protect.read_picture", read_and_change)
+        patch.setattr(reading, "read_picture", read_and_change)
         assert miad(*line, "--key-out", "key.txt").code == 0
 
     assert miad("unlock", "out", "--key", "key.txt", "-o", "back").code == 0

@@ -16,10 +16,12 @@ from test_cli_jobs import answer_to_interrupts, linux_only, processes_of, until
 from test_cli_others import write_report
 from test_cli_series import AXIAL, reference
 
-import miad_cli.protect
 from miad_cli.imaging.dicomdir import build_dicomdir
 from miad_cli.models.bank import Surrogate
 from miad_cli.models.session import Device
+from miad_cli.protection import division
+from miad_cli.protection.preparation import Prepared
+from miad_cli.protection.request import Request
 from miad_cli.seal.container import open_payload, parse
 from miad_cli.seal.identities import load_identities
 from miad_cli.seal.payload import decode
@@ -179,14 +181,14 @@ def test_keys_are_made_and_asked_for_once(protect, study, miad, home, digests, w
 
 
 def test_the_signing_key_is_not_shown(study, logo, tmp_path):
-    request = miad_cli.protect.Request((study,), logo, tmp_path / "out", recipients=())
-    common = miad_cli.protect._Common(request, None, None, None, {}, (None, ()))
+    request = Request((study,), logo, tmp_path / "out", recipients=())
+    prepared = Prepared(request, (), None, None, None, {}, (None, ()))
 
-    assert "SECRET" not in repr(miad_cli.protect._Helper(common, b"SECRET"))
+    assert "SECRET" not in repr(division.Helper(prepared, b"SECRET"))
 
 
 def test_nothing_to_protect_makes_no_key_and_no_process(protect, work, home, monkeypatch):
-    monkeypatch.setattr(miad_cli.protect, "in_processes", None)
+    monkeypatch.setattr(division, "in_processes", None)
     (work / "study").mkdir()
     for name in ("notes.txt", "more.txt"):
         (work / "study" / name).write_text("nothing to see")
@@ -196,7 +198,7 @@ def test_nothing_to_protect_makes_no_key_and_no_process(protect, work, home, mon
 
 
 def test_a_dry_run_makes_no_key_and_no_process(protect, study, home, monkeypatch):
-    monkeypatch.setattr(miad_cli.protect, "in_processes", None)
+    monkeypatch.setattr(division, "in_processes", None)
 
     assert protect(2, "--dry-run").code == 0
     assert not home.exists()
@@ -212,10 +214,10 @@ def divided(monkeypatch):
 
     def in_processes(work, files, jobs, preload, units, threads):
         asked.append((jobs, units, threads))
-        assert work.common.device.threads == threads
+        assert work.prepared.device.threads == threads
         yield from map(work, files)
 
-    monkeypatch.setattr(miad_cli.protect, "in_processes", in_processes)
+    monkeypatch.setattr(division, "in_processes", in_processes)
     monkeypatch.setattr("miad_cli.workers.usable_cores", lambda: 4)
     return asked
 
@@ -272,13 +274,13 @@ def test_an_instance_that_came_out_otherwise_takes_what_refers_to_it_away(
     protect, several, monkeypatch, work
 ):
     """A GPU may compute differently each time, and a reference must not lead nowhere."""
-    read_header = miad_cli.protect.read_header
+    read_header = division.read_header
 
     def changed(path):
         header = read_header(path)
         return Header("1.2.3") if path.name == "v2.dcm" else header
 
-    monkeypatch.setattr(miad_cli.protect, "read_header", changed)
+    monkeypatch.setattr(division, "read_header", changed)
 
     said = protect(2, "--json")
 

@@ -97,7 +97,7 @@ def test_an_internal_error_shows_no_traceback_and_asks_for_a_report(miad, study,
     def broken(path):
         raise RuntimeError("secret detail")
 
-    monkeypatch.setattr("miad_cli.protect.load_logo", broken)
+    monkeypatch.setattr("miad_cli.protection.preparation.load_logo", broken)
 
     said = miad("protect", "study", "--logo", logo)
 

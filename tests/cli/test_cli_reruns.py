@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
+
+from miad_cli.watermark.effort import EFFORTS
+from miad_cli.watermark.guided import Plan
 
 
 @pytest.fixture
@@ -75,6 +80,26 @@ def test_resume_does_what_is_missing_or_damaged(once, make, study, miad, work):
     assert said.code == 0
     assert set(_states(said).values()) == {"protected"}
     assert miad("verify", "out").code == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "state"),
+    [
+        ("standard", {"around": 3}, "protected"),
+        ("standard", {"plan": Plan(seeds=7)}, "protected"),
+        ("fast", {"around": 3}, "skipped"),
+    ],
+    ids=["delta", "search", "not-the-one-used"],
+)
+def test_resume_does_again_what_was_made_with_other_numbers(once, monkeypatch, name, change, state):
+    """Profiles name an effort; an earlier version may have meant other numbers by the word."""
+    efforts = {**EFFORTS, name: replace(EFFORTS[name], **change)}
+    monkeypatch.setattr("miad_cli.decisions.EFFORTS", efforts)
+
+    said = once("--resume")
+
+    assert said.code == 0
+    assert set(_states(said).values()) == {state}
 
 
 def test_resume_uses_the_key_of_the_first_run(once, miad, study, digests, work):

@@ -27,22 +27,19 @@ from miad_cli.models.view import view_for
 from miad_cli.watermark.blend import Mark, blend
 from miad_cli.watermark.delta import Delta, add, grid_size
 from miad_cli.watermark.lesions import Box
+from miad_cli.watermark.onlookers import Onlooker
 from miad_cli.watermark.perturbation import (
     Attack,
     Perturbed,
-    Scene,
     Target,
     Weights,
-    _Onlooker,
-    _seen_again,
-    _staged,
     ascend,
     margin,
     normalize,
     perturb,
     perturb_many,
-    scene_of,
 )
+from miad_cli.watermark.scenes import Scene, scene_of, seen_again, staged
 
 PLAIN = Attack(shaped=False, transforms=False, steps=6)
 """Nothing at random: six steps of 2 reach any corner of ±8."""
@@ -244,9 +241,9 @@ def test_canvas_is_the_written_picture(
     spec = InputSpec(tensor="canvas", rows=height, columns=width)
     expected = view_for(spec, rows, columns).of(image.windowed(written[0]))
     cpu = torch.device("cpu")
-    down, across = _seen_again(rows, columns, cpu)
+    down, across = seen_again(rows, columns, cpu)
     planes = torch.from_numpy(grid.transpose(2, 0, 1).astype(np.float32))
-    ours = _staged(scene, cpu).after(down @ planes @ across.T / 255).expand(3, -1, -1).numpy()
+    ours = staged(scene, cpu).after(down @ planes @ across.T / 255).expand(3, -1, -1).numpy()
     differing = np.abs(ours - expected)
     assert differing.mean() < 0.002
     assert differing.max() < (0.003 if rows < 224 else 0.03)
@@ -271,7 +268,7 @@ def test_models_are_fed_as_for_queries(tmp_path: Path, layout: str, channels: in
     )
     surrogate = Surrogate(tmp_path / "flat", Device())
     pictures = np.random.default_rng(0).random((2, 3, 20, 30)).astype(np.float32)
-    onlooker = _Onlooker(surrogate, (20, 30), torch.device("cpu"))
+    onlooker = Onlooker(surrogate, (20, 30), torch.device("cpu"))
     view = view_for(surrogate.manifest.input, 20, 30)
     seen = np.stack([view.of(one.transpose(1, 2, 0)) for one in pictures])
     expected = surrogate.session.run(seen)["answer"]

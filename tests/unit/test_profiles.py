@@ -15,7 +15,7 @@ from miad_cli.profiles import (
     shipped_profiles,
     with_overrides,
 )
-from miad_cli.protect import _described
+from miad_cli.protection.choices import described
 
 SHIPPED = {
     "brain-mri": "brain_mri",
@@ -185,7 +185,7 @@ def test_report_names_models_without_the_folders_they_lie_in() -> None:
         "models": {"names": (where,), "attention": where},
         "lesions": {"source": "segmentation", "segmentation": where},
     }
-    facts = _described(with_overrides(named_profile("general"), wanted))
+    facts = described(with_overrides(named_profile("general"), wanted))
     assert "somebody" not in str(facts)
     assert facts["models"]["names"] == [facts["models"]["attention"]] == ["own"]
     assert facts["lesions"]["segmentation"] == "own"

@@ -18,7 +18,6 @@ from miad_cli.models import bank as bank_room
 from miad_cli.models.bank import Surrogate, load_bank
 from miad_cli.models.session import Device
 from miad_cli.profiles import load_profile, shipped_profiles
-from miad_cli.shipped import models_directory
 from miad_cli.watermark.lesions import Box
 from miad_cli.watermark.segmentation import (
     beside_segmentation,
@@ -253,11 +252,7 @@ def test_what_a_profile_cannot_mean_is_named(tmp_path: Path, lesions: str, named
     assert named in refusal.value.message
 
 
-def test_no_shipped_profile_names_a_network_that_does_not_ship(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    # The tests of the command line have small models in the place of the shipped ones.
-    monkeypatch.setattr(bank_room, "models_directory", models_directory)
+def test_no_shipped_profile_names_a_network_that_does_not_ship() -> None:
     for profile in shipped_profiles().values():
         if profile.lesions.network is not None:
             network = bank_room.load_segmentation(profile.lesions.network, CPU)
