@@ -13,6 +13,7 @@ from typing import Any
 
 from miad_cli.errors import ContainerDamaged, RestorationMismatch
 from miad_cli.imaging.dicom import LARGEST_DECODED, DicomPicture, read_dicom
+from miad_cli.imaging.digests import pixels_digest
 from miad_cli.imaging.image import Stored
 from miad_cli.imaging.picture import read_picture
 from miad_cli.imaging.raster import RasterPicture
@@ -26,23 +27,45 @@ _CHANGED = (
     "the original cannot be rebuilt: the pixels of the protected file were changed, and its "
     "compact seal holds only what the mark hid, to be put back into unchanged pixels"
 )
+_UNFITTING = (
+    "the original cannot be rebuilt: the sealed payload does not fit the picture, whose pixels are "
+    "those that were sealed"
+)
+_UNFITTING_HINT = "Look for another copy of the seal: in the file, or in the sidecar beside it."
 _CHANGED_HINT = "Find an unchanged copy of the protected file; lossy compression changes pixels."
 
 
-def restore(payload: Payload, protected: bytes | None) -> bytes:
+def restore(payload: Payload, protected: bytes | None, sealed_pixels: str = "") -> bytes:
     """The original file, byte for byte.
 
     Args:
         payload: what was sealed.
         protected: the protected file; not needed where the payload holds the original itself.
+        sealed_pixels: `pixels_sha256` of the manifest. With it, a payload that does not fit is
+            told from pixels that were changed.
 
     Raises:
         RestorationMismatch: what comes out is not the original (its SHA-256 differs).
-        ContainerDamaged: the payload contradicts itself.
+        ContainerDamaged: the payload contradicts itself, or does not fit the sealed pixels.
     """
-    original = b"".join(_pieces(payload, protected))
-    _check(payload, len(original), hashlib.sha256(original))
+    try:
+        original = b"".join(_pieces(payload, protected))
+        _check(payload, len(original), hashlib.sha256(original))
+    except RestorationMismatch:
+        if protected is None or not _are_sealed(protected, payload, sealed_pixels):
+            raise
+        raise ContainerDamaged(_UNFITTING, hint=_UNFITTING_HINT) from None
     return original
+
+
+def _are_sealed(protected: bytes, payload: Payload, sealed_pixels: str) -> bool:
+    """Whether the pixels that a compact payload belongs to are known to be the sealed ones."""
+    if payload.mode != "compact" or not sealed_pixels:
+        return False
+    picture = read_dicom(protected, max(LARGEST_DECODED, payload.original_length))
+    if not isinstance(picture, DicomPicture):
+        return False
+    return pixels_digest(picture.layout, picture.words) == sealed_pixels
 
 
 def restores(payload: Payload, protected: bytes | None, original: bytes) -> bool:
@@ -136,7 +159,7 @@ def _from_pixels(payload: Payload, protected: bytes) -> Iterator[bytes]:
             layout.with_values(words[n : n + 1], values) for n, values in enumerate(frames)
         )
     except UnfittingDoubts:
-        # The payload is signed, so it is the picture that another number of values is in doubt of.
+        # Other pixels make another number of values doubtful; `restore` knows whether they are.
         raise RestorationMismatch(_CHANGED, hint=_CHANGED_HINT) from None
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise ContainerDamaged(

@@ -136,7 +136,7 @@ def _outcome_of(
             if on_exists == "skip":
                 return Outcome(file.relative, "skipped", "there already", output=target)
             raise OutputExists(f"{target} is there already", hint="Use --on-exists replace.")
-        original = restore(payload, content)
+        original = restore(payload, content, container.manifest.pixels_sha256)
         _write_checked(output / target, original, payload)
     except NotProtected as error:
         return Outcome(file.relative, "failed", error.message, error.hint, PictureFailed.exit_code)

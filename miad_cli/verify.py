@@ -414,7 +414,8 @@ def _with_key(
         payload = decode(open_payload(container, identities))
         if payload.subject != container.manifest.subject:
             raise ContainerDamaged("the payload was sealed for another picture")
-        original = restore(payload, picture.content)
+        sealed_pixels = container.manifest.pixels_sha256
+        original = restore(payload, picture.content, sealed_pixels)
     except (KeyUnusable, VerificationFailed, PictureFailed) as error:
         failed = replace(found, restorable=False, exit_code=error.exit_code)
         return _because(failed, error.message)

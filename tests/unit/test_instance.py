@@ -43,6 +43,7 @@ from miad_cli.restoration import marked_again, restore
 from miad_cli.seal.carriers import sidecar_of
 from miad_cli.seal.container import open_payload, parse
 from miad_cli.seal.payload import Payload, decode
+from miad_cli.unlock import unlock
 from miad_cli.verify import Verdict, verify_file
 from miad_cli.watermark.blend import Mark
 from miad_cli.watermark.delta import Delta, add, grid_size
@@ -383,6 +384,40 @@ def test_pixels_that_were_changed_are_named_whatever_is_in_doubt(
         dataset.PixelData = np.full(12 * 16, level, "u2").tobytes()
         with pytest.raises(RestorationMismatch, match="pixels of the protected file were changed"):
             restore(payload_in(perturbed), encode(dataset))
+
+
+def _of_other_cells(part: bytes) -> bytes:
+    return (-np.frombuffer(part, np.int8)).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [
+        ("doubts", lambda part: part + bytes(1)),
+        ("doubts", lambda part: part[:-1]),
+        ("delta", _of_other_cells),
+    ],
+    ids=["too many doubts", "too few doubts", "another perturbation"],
+)
+def test_payload_that_does_not_fit_is_told_from_changed_pixels(
+    perturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str, change
+) -> None:
+    payload = payload_in(perturbed)
+    other = replace(payload, parts={**payload.parts, part: change(payload.parts[part])})
+    for user in ("unlock", "verify"):
+        monkeypatch.setattr(f"miad_cli.{user}.decode", lambda content: other)
+
+    def said() -> list[str]:
+        found = verify_file(perturbed, [OWNER.public], [IDENTITY])
+        assert (found.restorable, found.exit_code) == (False, 6)
+        (outcome,) = unlock([perturbed], tmp_path / "back", [IDENTITY], [], "replace").outcomes
+        assert (outcome.state, outcome.exit_code) == ("failed", 6)
+        return [found.reason, outcome.reason]
+
+    assert all("does not fit the picture" in reason for reason in said())
+    rewritten(perturbed, lambda dataset: setattr(dataset, "PixelData", bytes(2 * 12 * 16)))
+    assert not any("does not fit the picture" in reason for reason in said())
+    assert "pixels of the protected file were changed" in said()[1]
 
 
 @pytest.mark.parametrize("part", ["delta", "doubts"])
