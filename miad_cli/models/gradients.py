@@ -6,6 +6,7 @@ one class, and checked against ONNX Runtime on a probe before anything trusts it
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -47,7 +48,7 @@ class Differentiable:
         exposed(graph.proto, *self._logits.values())
         self._names = [output.name for output in graph.proto.graph.output]
         try:
-            self._module = onnx2fx.convert(graph.proto).eval().to(self.device)
+            self._module = _bounded(onnx2fx.convert(graph.proto).eval()).to(self.device)
             for parameter in self._module.parameters():
                 parameter.requires_grad_(False)
             differing = self._differing(session)
@@ -163,6 +164,37 @@ class Differentiable:
         if self.manifest.features is None:
             raise ModelUnusable(f"{self.manifest.name} names no feature tensor")
         return answers[self.manifest.features.tensor][0].square().sum()
+
+
+def _bounded(module: Any) -> Any:
+    """The converted graph with every clamp between two constants as a hard tanh, in place.
+
+    A clamp whose bounds are tensors, as the converter writes it, takes many times as long forth
+    and back; ReLU6 is such a clamp.
+    """
+    import torch
+
+    for node in module.graph.nodes:
+        if node.op != "call_function" or node.target is not torch.clamp:
+            continue
+        bounds = [_constant(module, node.kwargs.get(key)) for key in ("min", "max")]
+        if len(node.args) == 1 and None not in bounds:
+            node.target, node.args = torch.nn.functional.hardtanh, (*node.args, *bounds)
+            node.kwargs = {}
+    module.graph.eliminate_dead_code()
+    module.recompile()
+    return module
+
+
+def _constant(module: Any, value: Any) -> float | None:
+    """The number that an argument in a graph stands for, if it is one number and constant."""
+    import torch
+
+    if isinstance(value, torch.fx.Node) and value.op == "get_attr":
+        value = attrgetter(str(value.target))(module)
+    if torch.is_tensor(value) and value.numel() == 1:
+        value = value.item()
+    return float(value) if isinstance(value, int | float) else None
 
 
 def _logits_behind(graph: Graph, manifest: Manifest) -> dict[str, str]:
