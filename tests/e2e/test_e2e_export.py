@@ -35,8 +35,9 @@ from training.data import SOURCES
 from training.removers import Decomposing, initialise_remover
 from training.segmenters import UNet, initialise_segmenter
 
-# What PyTorch's exporter says of itself.
 pytestmark = [
+    pytest.mark.slow,
+    # What PyTorch's exporter says of itself.
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
     pytest.mark.filterwarnings("ignore::UserWarning"),
