@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -14,53 +12,40 @@ from pathlib import Path
 from typing import Any
 
 from miad_cli import __version__
-from miad_cli.decisions import settings_of
 from miad_cli.errors import ModelUnusable, NoUsableInput, UsageError
-from miad_cli.evaluation.datasets import Dataset, Skipped, plain_name
+from miad_cli.evaluation.choosing import (
+    chosen_protocols,
+    known_classes,
+    known_tasks,
+    profile_for,
+)
+from miad_cli.evaluation.datasets import Dataset, Skipped
 from miad_cli.evaluation.findings import (
     DataFacts,
     Figure,
     Findings,
     Headline,
     Meta,
-    ModelFacts,
     Summary,
 )
 from miad_cli.evaluation.gate import Gate, Violation, check_all
 from miad_cli.evaluation.inputs import Labels, read_dataset
 from miad_cli.evaluation.ledger import FILE, Key, Ledger, digest_of
 from miad_cli.evaluation.pictures import samples_of
-from miad_cli.evaluation.protocols.bench import Bench, Material, Subject, ask
-from miad_cli.evaluation.protocols.logos import drawn_logos
-from miad_cli.evaluation.protocols.protocol import (
-    Protocol,
-    Section,
-    measure_all,
-    passes,
-    units,
-)
-from miad_cli.evaluation.protocols.registry import PROTOCOLS, USUAL
-from miad_cli.evaluation.protocols.treatments import OWN, Store
-from miad_cli.models.bank import list_models, load_bank
-from miad_cli.models.manifest import load_manifest
-from miad_cli.models.session import Device, choose_device
-from miad_cli.profiles import (
-    GENERAL,
-    Profile,
-    fitting_profile,
-    shipped_profiles,
-    with_overrides,
-)
-from miad_cli.watermark.logo import Bytes, load_logo
-
-ALL = "all"
+from miad_cli.evaluation.protocols.bench import Bench, Subject
+from miad_cli.evaluation.protocols.material import Setup, ask
+from miad_cli.evaluation.protocols.protocol import Section, measure_all, passes, units
+from miad_cli.evaluation.protocols.registry import PROTOCOLS
+from miad_cli.evaluation.protocols.treatments import Store
+from miad_cli.evaluation.provenance import libraries, model_facts, settings_facts
+from miad_cli.evaluation.sharing import Helper, measure_shared
+from miad_cli.models.session import choose_device
+from miad_cli.profiles import Profile
+from miad_cli.watermark.logo import load_logo
 
 LIMIT = 12
 """Pictures where nothing else is asked for: by its own estimate 25 minutes on two cores with three
 small models."""
-
-LIBRARIES = ("numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "torch", "pydicom", "pillow",
-             "SimpleITK", "opencv-python-headless", "onnx2fx")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -76,6 +61,7 @@ class Request:
         overrides: settings in place of the profile's, table by table.
         limit: how many pictures at most.
         work: where figures and marks are kept for a run that goes on; None: nowhere.
+        jobs: how many processes share the pictures; figures do not depend on it.
         command: the command line without any path, for the report.
     """
 
@@ -91,6 +77,7 @@ class Request:
     work: Path | None = None
     seed: int = 2023
     device: str = "auto"
+    jobs: int = 1
     gates: tuple[Gate, ...] = ()
     command: str = "miad evaluate DATASET"
 
@@ -148,7 +135,7 @@ def evaluate(request: Request, progress: Callable[[int], None] = lambda total: N
     run = _Run(request)
     with run.bench() as bench:
         total = units(run.protocols, len(bench.subjects))
-        measure_all(run.protocols, bench, lambda: progress(total))
+        run.measure(bench, lambda: progress(total))
         sections = {one.name: one.section(bench) for one in run.protocols}
         samples = samples_of(bench, run.classes)
         refused = sum(
@@ -186,7 +173,7 @@ def plan(request: Request) -> Plan:
         pictures,
         units(run.protocols, pictures),
         done,
-        work * _seconds_a_pass(run),
+        work * _seconds_a_pass(run) / min(request.jobs, pictures),
         run.left_out,
         tuple(name for one in run.protocols for name in one.figures),
     )
@@ -197,32 +184,27 @@ class _Run:
 
     def __init__(self, request: Request) -> None:
         self.request = request
-        self.device: Device = choose_device(request.device)
+        self.device = choose_device(request.device)
         own = load_logo(request.logo)
         if request.limit < 1:
             raise UsageError("a sample has at least one picture", hint="Give --limit 1 or more.")
         data = read_dataset(
-            request.given, request.labels, split=request.split, known=_known_classes()
+            request.given, request.labels, split=request.split, known=known_classes()
         )
-        self.profile = _profile_for(request, data)
-        wanted = self.profile.models
-        bank = load_bank(
-            wanted.task, wanted.names, wanted.attention, self.device, self.profile.lesions.network
-        )
-        logos = {OWN: own, **dict(drawn_logos())}
-        self.material = Material(
-            bank, settings_of(self.profile), logos, request.seed, _fingerprints(bank, logos)
-        )
+        self.profile = profile_for(data, request.profile, request.task, request.overrides)
+        self.setup = Setup(self.profile, own, request.seed, self.device)
+        self.material = self.setup.material()
+        bank, wanted = self.material.bank, self.profile.models
         output = bank.surrogates[0].manifest.output_for(bank.task) if bank.task else None
         if output is None:
             raise ModelUnusable(
                 f"no installed model answers the task {wanted.task or '(none)'} of the profile "
                 f"{self.profile.name}, so nothing can be right or wrong",
-                hint=f"Tasks that models answer: {', '.join(_tasks())}. Choose one with --task.",
+                hint=f"Models answer {', '.join(known_tasks())}. Choose one with --task.",
             )
         self.classes = tuple(output.labels)
         self.dataset, self._found = data.for_task(self.classes), len(data.cases)
-        self.protocols, self.left_out = _chosen(request.protocols, self.material)
+        self.protocols, self.left_out = chosen_protocols(request.protocols, self.material)
         self._check_gates()
 
     @property
@@ -253,6 +235,15 @@ class _Run:
             ledger = stack.enter_context(Ledger(folder, self.digest))
             subjects, self.dataset = self._subjects(ledger)
             yield Bench(self.material, subjects, Store(folder), ledger)
+
+    def measure(self, bench: Bench, progress: Callable[[], None]) -> None:
+        """Measure whatever is not known yet, with one process or several."""
+        if self.request.jobs > 1:
+            names = tuple(one.name for one in self.protocols)
+            helper = Helper(self.setup, bench.subjects, names, bench.store.folder, self.digest)
+            measure_shared(helper, self.protocols, bench, self.request.jobs, progress)
+        else:
+            measure_all(self.protocols, bench, progress)
 
     def _subjects(self, ledger: Ledger) -> tuple[list[Subject], Dataset]:
         """The pictures that take part: those that every model classifies right, or, where no
@@ -329,9 +320,9 @@ class _Run:
             device="CPU" if self.device.provider.startswith("CPU") else f"GPU {self.device.index}",
             profile=self.profile.name,
             profile_digest=self.profile.digest,
-            models=tuple(_model_facts(self.material, self.left_out)),
-            libraries=_libraries(),
-            settings=_settings(self.profile, self.request),
+            models=tuple(model_facts(self.material, self.left_out)),
+            libraries=libraries(),
+            settings=settings_facts(self.profile, self.request.limit, self.request.split),
             seconds=seconds,
         )
 
@@ -340,151 +331,6 @@ class _Run:
         """What the data is called in the report."""
         split = f", {self.request.split} split" if self.request.split else ""
         return f"{self.profile.title} ({self.dataset.name}{split})"
-
-
-# --- Choosing ---------------------------------------------------------------------------------
-
-
-def _chosen(
-    wanted: Sequence[str], material: Material
-) -> tuple[tuple[Protocol, ...], tuple[tuple[str, str], ...]]:
-    """The protocols of a run, and those of `all` or of the usual ones that cannot be measured.
-
-    Raises:
-        UsageError: a name that no protocol has, or one that was named cannot be measured.
-    """
-    unknown = [name for name in wanted if name not in PROTOCOLS and name != ALL]
-    if unknown:
-        raise UsageError(
-            f"there is no protocol {unknown[0]}",
-            hint=f"There are: {', '.join(PROTOCOLS)}, {ALL}.",
-        )
-    names = tuple(PROTOCOLS) if ALL in wanted else tuple(wanted) or USUAL
-    made, left_out = [], []
-    for name, kind in PROTOCOLS.items():
-        if name not in names:
-            continue
-        obstacle = kind.obstacle(material)
-        if not obstacle:
-            made.append(kind(material))
-        elif name in wanted:
-            raise UsageError(f"the protocol {name} cannot be measured: {obstacle}")
-        else:
-            left_out.append((name, obstacle))
-    return tuple(made), tuple(left_out)
-
-
-def _profile_for(request: Request, data: Dataset) -> Profile:
-    """The profile that was named, or the one of the task, of the pictures' attributes, or of the
-    classes.
-
-    Raises:
-        UsageError: nothing says what the models are to be asked.
-    """
-    shipped = shipped_profiles()
-    overrides = {table: dict(settings) for table, settings in request.overrides.items()}
-    if request.task is not None:
-        overrides["models"] = {**overrides.get("models", {}), "task": request.task}
-    if request.profile is not None:
-        return with_overrides(request.profile, overrides)
-    task = request.task or _task_of_classes(data)
-    if task is None:
-        fitting = fitting_profile(shipped, data.cases[0].load().facts)
-        task = fitting.models.task
-        if task is None:
-            raise UsageError(
-                "nothing says what these pictures show, so no model can be asked about them",
-                hint=f"Name it with --task; models answer {', '.join(_tasks())}.",
-            )
-        return with_overrides(fitting, overrides)
-    named = [one for one in shipped.values() if one.models.task == task]
-    chosen = named[0] if named else shipped[GENERAL]
-    overrides["models"] = {**overrides.get("models", {}), "task": task}
-    return with_overrides(chosen, overrides)
-
-
-def _task_of_classes(data: Dataset) -> str | None:
-    """The one task that knows all classes of the data; None where none does, or several."""
-    if data.labels is None:
-        return None
-    wanted = {plain_name(one) for one in data.labels}
-    able = {
-        task for task, labels in _answered() if wanted <= {plain_name(label) for label in labels}
-    }
-    return able.pop() if len(able) == 1 else None
-
-
-def _answered() -> list[tuple[str, tuple[str, ...]]]:
-    """Tasks and classes of every installed classifier."""
-    manifests = [load_manifest(folder) for folder in list_models()]
-    return [(one.task, tuple(one.labels)) for each in manifests for one in each.answers]
-
-
-def _tasks() -> list[str]:
-    return sorted({task for task, _ in _answered()})
-
-
-def _known_classes() -> set[str]:
-    return {label for _, labels in _answered() for label in labels}
-
-
-# --- Facts for the report ---------------------------------------------------------------------
-
-
-def _fingerprints(bank: Any, logos: Mapping[str, Bytes]) -> dict[str, str]:
-    """SHA-256 of models and logos by name."""
-    every = [*bank.surrogates, bank.attention, *bank.removers]
-    every += [bank.segmentation] if bank.segmentation else []
-    prints = {one.manifest.name: one.manifest.sha256 for one in every}
-    for name, logo in logos.items():
-        content = repr(logo.shape).encode() + logo.tobytes()
-        prints[f"logo {name}"] = hashlib.sha256(content).hexdigest()
-    if bank.segmentation:
-        prints["segmentation"] = bank.segmentation.manifest.sha256
-    return prints
-
-
-def _model_facts(material: Material, left_out: Sequence[tuple[str, str]]) -> Iterator[ModelFacts]:
-    bank = material.bank
-    parts = {one.manifest.name: "attacked and tested" for one in bank.surrogates}
-    eye = bank.attention.manifest.name
-    parts[eye] = parts[eye] + ", attention" if eye in parts else "attention"
-    skipped = {name for name, _ in left_out}
-    for one in bank.removers:
-        parts[one.manifest.name] = "δ" if "removal" in skipped else "δ, removal"
-    every = [*bank.surrogates, bank.attention, *bank.removers]
-    if bank.segmentation:
-        every.append(bank.segmentation)
-        parts[bank.segmentation.manifest.name] = "lesions"
-    for model in {one.manifest.name: one for one in every}.values():
-        facts = model.manifest
-        licences = ", ".join(dict.fromkeys(one.licence for one in facts.data))
-        yield ModelFacts(
-            facts.name, facts.family, facts.role, facts.sha256, licences, parts[facts.name]
-        )
-
-
-def _libraries() -> dict[str, str]:
-    found = {}
-    for name in LIBRARIES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def _settings(profile: Profile, request: Request) -> dict[str, str | int | float | bool | None]:
-    """Every number of the resolved profile; models that were named by a path, by its end only."""
-    facts: dict[str, str | int | float | bool | None] = {"limit": request.limit}
-    if request.split:
-        facts["split"] = request.split
-    for table in ("models", "lesions", "logo", "search", "perturbation"):
-        for name, value in getattr(profile, table).model_dump(mode="json").items():
-            listed = isinstance(value, list | tuple)
-            shown = ", ".join(Path(one).name for one in value) if listed else value
-            facts[f"{table}.{name}"] = shown
-    return facts
 
 
 def _summary(run: _Run, bench: Bench, sections: Mapping[str, Section], refused: int) -> Summary:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from miad_cli import console
-from miad_cli.commands.options import AsJson, DryRun, Quiet, Verbose
+from miad_cli.commands.options import AsJson, DryRun, Jobs, Quiet, Verbose
 from miad_cli.errors import PictureFailed, TargetNotMet, exit_code_of
 
 if TYPE_CHECKING:
@@ -34,8 +34,9 @@ def evaluate_command(
         list[str] | None,
         typer.Option(
             "--protocol",
-            help="What to measure: seen, unseen, removal, authorise, robust, logos, sweep or all; "
-            "repeatable. Default: the first five, as far as the models are there.",
+            help="What to measure: seen, unseen, removal, authorise, robust, lesions, strength, "
+            "logos, sweep or all; repeatable. Default: the first five, as far as the models are "
+            "there.",
         ),
     ] = None,
     labels: Annotated[
@@ -88,6 +89,7 @@ def evaluate_command(
     device: Annotated[
         str, typer.Option("--device", envvar="MIAD_DEVICE", help="auto, cpu, cuda or cuda:N.")
     ] = "auto",
+    jobs: Jobs = None,
     fail_if: Annotated[
         list[str] | None,
         typer.Option(
@@ -124,6 +126,7 @@ def evaluate_command(
         work=work or (work_folder(report) if report else None),
         seed=seed,
         device=device,
+        jobs=jobs or 1,
         gates=tuple(Gate.parse(one) for one in fail_if or ()),
         command=_command(
             {

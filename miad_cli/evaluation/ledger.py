@@ -6,8 +6,8 @@ run with other settings starts anew and coming back to the old ones finds them a
 killed run left of a line does not count either.
 
 One process writes at a time: the file is locked while it is open, because two runs would measure
-everything twice. Workers give their figures to the process that holds the ledger. No path, no
-attribute of a patient and no name of a picture is in it.
+everything twice. Further processes work on `Notes`, and give their figures to the process that
+holds the ledger. No path, no attribute of a patient and no name of a picture is in it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from miad_cli.errors import OutputExists, UsageError
 
@@ -36,6 +36,18 @@ class Key(NamedTuple):
     protocol: str
     cell: str
     case: int | str | None = None
+
+
+class Memory(Protocol):
+    """What was measured so far."""
+
+    def known(self, key: Key) -> dict[str, Any] | None:
+        """The figures of a unit of work that is done, else None."""
+        ...
+
+    def add(self, key: Key, figures: Mapping[str, Any]) -> None:
+        """One unit of work is done."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -121,7 +133,7 @@ class Ledger:
             UsageError: it cannot be written.
         """
         record = {"digest": self._digest, "key": list(key), "figures": dict(figures)}
-        line = json.dumps(record, default=_plain, separators=(",", ":")).encode() + b"\n"
+        line = _text(record).encode() + b"\n"
         try:
             self._append(line)
         except OSError as error:
@@ -181,6 +193,43 @@ class Ledger:
             f"{self._path}: figures cannot be kept there ({error.strerror})",
             hint="Name a folder that can be written to with --work.",
         )
+
+
+class Notes:
+    """The memory of a process that does not hold the ledger: what the file held when it began, and
+    what it measured itself.
+
+    Raises:
+        UsageError: the file cannot be read.
+    """
+
+    def __init__(self, folder: Path, digest: str) -> None:
+        path = folder / FILE
+        try:
+            lines = path.read_bytes().splitlines()
+        except OSError as error:
+            raise UsageError(f"{path}: figures cannot be read there ({error.strerror})") from None
+        found = (_record(line, digest) for line in lines)
+        self._known = dict(one for one in found if one is not None)
+        self._new: dict[Key, dict[str, Any]] = {}
+
+    def known(self, key: Key) -> dict[str, Any] | None:
+        """The figures of a unit of work that is done, else None."""
+        found = self._known.get(key)
+        return None if found is None else dict(found)
+
+    def add(self, key: Key, figures: Mapping[str, Any]) -> None:
+        """One unit of work is done; the figures are what the ledger would give back."""
+        self._known[key] = self._new[key] = json.loads(_text(dict(figures)))
+
+    def handed_over(self) -> list[tuple[Key, dict[str, Any]]]:
+        """What was added since this was last asked, in its order."""
+        new, self._new = self._new, {}
+        return list(new.items())
+
+
+def _text(record: Mapping[str, Any]) -> str:
+    return json.dumps(record, default=_plain, separators=(",", ":"))
 
 
 def _record(line: bytes, digest: str) -> tuple[Key, dict[str, Any]] | None:

@@ -11,6 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+BEST: Mapping[str, float] = MappingProxyType({"fundus": 0.0857, "dermoscopy": 0.1506})
+"""HE-SIT, the model for which it does best, by task."""
+
 SEEN: Mapping[str, float] = MappingProxyType({"random": 0.8430, "he": 0.3862, "he-sit": 0.3182})
 """Fig. 2b, mean accuracy of models attacked one by one."""
 
@@ -29,13 +32,14 @@ class Paper:
         unseen: leave-one-out mean (Fig. 2c).
         auc, ssim: of watermarked pictures.
         queries: inferences a picture, mean.
-        logos: mean accuracy over seven logos (Fig. 7).
+        logos, logo_spread: mean accuracy over seven logos and its standard deviation (Fig. 7).
         marked, unblended: accuracy and SSIM of the watermarked picture and after inverse blending,
             δ still in it (Fig. 4b).
         removal: SSIM, PSNR and RMSE of a removal network's output against the original, without
             and with δ_D (Fig. 5b), both networks' mean.
         kinds: SSIM of its output by kind of δ (Table 1), both networks' mean.
-        after: accuracy on its output with δ added after the search (Fig. 8b), both networks' mean.
+        before, after: accuracy on its input and its output with δ added after the search (Fig. 8b),
+            both networks' mean.
         removed: accuracy on its output without and with δ_D (Fig. 5c), mean over models and
             networks.
     """
@@ -45,10 +49,12 @@ class Paper:
     ssim: float | None = None
     queries: float | None = None
     logos: float | None = None
+    logo_spread: float | None = None
     marked: tuple[float, float] | None = None
     unblended: tuple[float, float] | None = None
     removal: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     kinds: Mapping[str, float] = field(default_factory=dict)
+    before: Mapping[str, float] = field(default_factory=dict)
     after: Mapping[str, float] = field(default_factory=dict)
     removed: tuple[float, float] | None = None
 
@@ -63,6 +69,7 @@ _MESSIDOR = Paper(
     ssim=0.8682,
     queries=34,
     logos=0.1349,
+    logo_spread=0.0725,
     marked=(0.0435, 0.8682),
     unblended=(1.0, 0.9260),
     removal={
@@ -75,6 +82,12 @@ _MESSIDOR = Paper(
         "noise": _mean(0.947, 0.943),
         "disrupt": _mean(0.901, 0.681),
         "inerasable": _mean(0.981, 0.963),
+    },
+    before={
+        "nothing": 0.0,
+        "noise": _mean(0.282, 0.280),
+        "disrupt": _mean(0.293, 0.275),
+        "inerasable": _mean(0.273, 0.265),
     },
     after={
         "nothing": _mean(0.767, 0.712),
@@ -94,6 +107,7 @@ _ISIC = Paper(
     ssim=0.8883,
     queries=44,
     logos=0.2095,
+    logo_spread=0.0899,
     marked=(0.2040, 0.8883),
     unblended=(1.0, 0.9382),
     removal={
@@ -106,6 +120,12 @@ _ISIC = Paper(
         "noise": _mean(0.955, 0.963),
         "disrupt": _mean(0.883, 0.801),
         "inerasable": _mean(0.983, 0.973),
+    },
+    before={
+        "nothing": 0.0,
+        "noise": _mean(0.341, 0.343),
+        "disrupt": _mean(0.338, 0.343),
+        "inerasable": _mean(0.345, 0.317),
     },
     after={
         "nothing": _mean(0.794, 0.832),
@@ -124,6 +144,7 @@ _BTMRI = Paper(
     ssim=0.8792,
     queries=128,
     logos=0.4544,
+    logo_spread=0.0961,
     marked=(0.3607, 0.8792),
     unblended=(1.0, 0.9683),
     removal={
@@ -136,6 +157,12 @@ _BTMRI = Paper(
         "noise": _mean(0.965, 0.681),
         "disrupt": _mean(0.864, 0.576),
         "inerasable": _mean(0.974, 0.974),
+    },
+    before={
+        "nothing": 0.0,
+        "noise": _mean(0.016, 0.016),
+        "disrupt": _mean(0.016, 0.005),
+        "inerasable": _mean(0.026, 0.031),
     },
     after={
         "nothing": _mean(0.828, 1.0),

@@ -349,6 +349,26 @@ def test_table_that_is_too_wide_is_a_stop_for_the_keyboard(browser: Any, path: P
     opened.page.context.close()
 
 
+OUT_OF_VIEW = """() => {
+  const frames = [...document.querySelectorAll(".scroll")]
+    .filter((one) => one.scrollWidth > one.clientWidth);
+  return frames.flatMap((frame) => [0, frame.scrollWidth].map((left) => {
+    frame.scrollLeft = left;
+    const [inner, outer] = [frame.querySelector("caption span"), frame]
+      .map((one) => one.getBoundingClientRect());
+    return inner.left >= outer.left - 1 && inner.right <= outer.right + 1;
+  }));
+}"""
+
+
+def test_caption_of_a_wide_table_stays_in_view(browser: Any, path: Path) -> None:
+    opened = open_page(browser, path, viewport={"width": 390, "height": 800})
+    inside = opened.page.evaluate(OUT_OF_VIEW)
+    assert inside
+    assert all(inside)
+    opened.page.context.close()
+
+
 def test_telephone_does_not_scroll_sideways(browser: Any, path: Path) -> None:
     opened = open_page(browser, path, viewport={"width": 390, "height": 800})
     assert opened.page.evaluate("document.documentElement.scrollWidth") <= 390

@@ -15,16 +15,15 @@ from sklearn.linear_model import LogisticRegression
 from strangers import remover as remover_graph
 
 from miad_cli.errors import ModelUnusable, UsageError
+from miad_cli.evaluation.adaptive import fine_tuned, logistic_regression
 from miad_cli.evaluation.counterattacks import (
-    Picture,
     as_shown,
     counterattacks,
-    fine_tuned,
-    logistic_regression,
     removal_network,
     total_variation,
 )
 from miad_cli.evaluation.metrics import psnr
+from miad_cli.evaluation.pixels import Picture
 from miad_cli.imaging.image import MedicalImage, Window
 from miad_cli.models.bank import Surrogate
 from miad_cli.models.session import Device

@@ -13,7 +13,15 @@ import numpy as np
 import pytest
 
 from miad_cli.errors import OutputExists, UsageError
-from miad_cli.evaluation.ledger import FILE, Key, Ledger, Progress, digest_of, work_folder
+from miad_cli.evaluation.ledger import (
+    FILE,
+    Key,
+    Ledger,
+    Notes,
+    Progress,
+    digest_of,
+    work_folder,
+)
 
 ONE = Key("unseen", "resnet/he-sit", 17)
 WHOLE = Key("removal", "splitnet")
@@ -194,3 +202,23 @@ def test_a_digest_follows_every_fact_and_not_their_order() -> None:
 
 def test_a_ledger_lies_beside_its_report() -> None:
     assert work_folder(Path("out/brain.html")) == Path("out/brain-work")
+
+
+def test_notes_begin_with_the_ledger_and_hand_over_what_is_new(tmp_path: Path) -> None:
+    """While another process holds the ledger, and without touching its file."""
+    with Ledger(tmp_path, "d1") as ledger:
+        ledger.add(ONE, FIGURES)
+        before = (tmp_path / FILE).read_bytes()
+        notes = Notes(tmp_path, "d1")
+        assert notes.known(ONE) == FIGURES
+        assert Notes(tmp_path, "d2").known(ONE) is None
+        notes.add(WHOLE, {"ssim": np.float64(0.5), "grid": np.arange(2)})
+        assert notes.handed_over() == [(WHOLE, {"ssim": 0.5, "grid": [0, 1]})]
+        assert notes.handed_over() == []
+        assert notes.known(WHOLE) == {"ssim": 0.5, "grid": [0, 1]}
+        assert (tmp_path / FILE).read_bytes() == before
+
+
+def test_notes_without_a_ledger_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be read"):
+        Notes(tmp_path / "nowhere", "d1")

@@ -15,7 +15,9 @@ import pytest
 from helpers import build_png
 from laboratory import FAMILIES, NETWORKS, write_logo, write_models, write_pictures
 
+from benchmarks import results
 from miad_cli import evaluate as use_case
+from miad_cli import shipped
 from miad_cli.errors import NoRoomForLogo, NoUsableInput, UsageError
 from miad_cli.evaluate import Outcome, Request, evaluate, plan
 from miad_cli.evaluation.findings import Findings
@@ -28,6 +30,7 @@ from miad_cli.evaluation.protocols.bench import Bench
 from miad_cli.evaluation.protocols.protocol import measure_all
 from miad_cli.evaluation.protocols.registry import PROTOCOLS
 from miad_cli.evaluation.protocols.robust import _halves
+from miad_cli.evaluation.protocols.strength import Point, changed
 from miad_cli.evaluation.protocols.treatments import OWN, Store
 from miad_cli.evaluation.report import facts
 from miad_cli.models import bank as bank_room
@@ -40,9 +43,10 @@ CHEAP = {"search": {"effort": "fast", "density": 0.0003, "parents": 2, "generati
 
 MODELS = [f"{family}-net" for family in FAMILIES]
 
-MARKS = 4
+MARKS = 6
 """Of one picture for `unseen`: each model attacked alone, beta once more where alpha has no say in
-where the logo goes; and all attacked together, for the sample pictures."""
+where the logo goes; each alone with the paper's search; and all attacked together, for the sample
+pictures."""
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +73,18 @@ def request_of(laboratory: Path) -> Any:
         return Request(given, laboratory / "logo.png", protocols, **settings)
 
     return make
+
+
+@pytest.fixture(scope="module")
+def without_gradients(laboratory: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same models for queries only, so that nothing takes torch."""
+    root = tmp_path_factory.mktemp("queries") / "models"
+    shutil.copytree(laboratory / "models", root)
+    for name in MODELS:
+        manifest = root / name / "manifest.toml"
+        text = manifest.read_text(encoding="utf-8")
+        manifest.write_text(f'query_only = "a test"\n{text}', encoding="utf-8")
+    return root
 
 
 @pytest.fixture(scope="module")
@@ -127,8 +143,10 @@ def test_every_figure_that_a_gate_may_name_is_measured(
     figures, measured = set(plan(request_of("all")).figures), set(whole[1].findings.values)
     assert {one.split(".")[0] for one in figures} == set(PROTOCOLS)
     assert measured <= figures
-    # Nobody can learn from one picture of a class.
-    assert figures - measured == {"robust.adaptive.accuracy", "robust.adaptive.clean.accuracy"}
+    # Nobody can learn from one picture of a class, and no lesion is annotated.
+    assert {one for one in figures - measured if not one.startswith("lesions.")} == {
+        "robust.adaptive.accuracy", "robust.adaptive.clean.accuracy",
+    }  # fmt: skip
 
 
 def test_all_protocols_show_something_and_nothing_was_left_out(
@@ -240,7 +258,7 @@ def test_noise_is_within_the_bound_and_off_the_boxes(request_of: Any, tmp_path: 
         kinds = protocol.kinds  # type: ignore[attr-defined]
         subject = bench.subjects[0]
         noisy = bench.protected(subject, kinds["noise"].treatment)
-        plain_one = bench.protected(subject, kinds["nothing"].treatment)
+        plain_one = bench.protected(subject, kinds["he-sit"].treatment)
         assert noisy.decision.delta is not None
         grid = noisy.decision.delta.grid
         image = bench.image(subject)
@@ -282,6 +300,81 @@ def test_annotated_lesions_are_measured_against_logo_and_delta(
         changed = made.beneath != bench.original(subject)
         assert quality["under_delta"] == pytest.approx(changed.mean())
         assert quality["lesion"] == pytest.approx(quality["ssim"])
+
+
+def test_annotated_lesion_is_kept_clear_where_it_is_the_mask(
+    request_of: Any, without_gradients: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bright spot is annotated on one picture of two; the other one is not counted."""
+    data = write_pictures(tmp_path / "data", of_each=1)
+    with (data / "manifest.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["path", "label", "box"])
+        table.writerow(["no/0.png", "no", "0.65 0.69 0.21 0.21"])
+        table.writerow(["yes/0.png", "yes", ""])
+    monkeypatch.setattr(bank_room, "models_directory", lambda: without_gradients)
+    bare = {**CHEAP, "perturbation": {"epsilon": 0}}
+    with Set(request_of("lesions", given=data, overrides=bare), tmp_path / "work") as bench:
+        protocol = PROTOCOLS["lesions"](bench.material)
+        values = protocol.section(bench).values
+    assert {name.split(".")[1] for name in values} == {"occlusion", "mask"}
+    mask = values["lesions.mask.under-logo"]
+    assert isinstance(mask, Estimate)
+    assert (mask.value, mask.n) == (0.0, 1)
+    assert values["lesions.mask.under-delta"] == values["lesions.occlusion.under-delta"]
+
+
+def test_default_strength_is_what_protect_does(request_of: Any) -> None:
+    large = {**CHEAP, "logo": {"scale": 2}}  # as the profiles of known tasks have it
+    material = use_case._Run(request_of("strength", overrides=large)).material
+    settings = material.settings
+    assert changed(settings, Point(2, 8)) == settings
+    flat = changed(settings, Point(4, 12, shaped=False))
+    assert flat.perturbing is not None
+    assert (flat.divisors[0], flat.perturbing.attack.epsilon) == (4, 12.0)
+    assert not flat.perturbing.attack.shaped
+    assert changed(settings, Point(4, 0)).perturbing is None
+
+
+def test_delta_of_the_paper_comes_before_its_search(request_of: Any) -> None:
+    material = use_case._Run(request_of("removal")).material
+    kinds = PROTOCOLS["removal"](material).kinds  # type: ignore[attr-defined]
+    printed = kinds["disrupt"].treatment.settings
+    made = printed.perturbing
+    assert (printed.method, made.before, made.around) == ("he-sit", 50, 0)
+    assert (made.attack.epsilon, made.attack.step_size, made.attack.shaped) == (8, 2, False)
+    assert kinds["against-others-copier"].treatment.removers == ("darkener",)
+    assert kinds["disrupt-after"].treatment.settings.perturbing.before == 0
+
+
+def test_page_of_results_has_every_figure_that_was_measured(
+    whole: tuple[Path, Outcome],
+) -> None:
+    outcome = whole[1]
+    lines = list(results.markdown("toy", outcome))
+    shown = next(line for line in lines if line.startswith("| HE-SIT, seen |"))
+    he_sit = accuracy(outcome, "seen.he-sit.accuracy")
+    assert f"{he_sit.value:.2f} ({he_sit.low:.2f}–{he_sit.high:.2f}) | 2 | 0.32 |" in shown
+    (missing,) = [line for line in lines if line.startswith("**Not measured:**")]
+    # Nothing is annotated.
+    assert "mask: lesion under the logo" in missing
+    assert "HE-SIT, seen" not in missing
+    assert "logos" not in missing
+    for name in ("he-sit", "disrupt"):
+        found = accuracy(outcome, f"removal.{name}.ssim").value
+        assert any(f"| {found:.3f}" in line for line in lines if "removal's output" in line)
+
+
+def test_manifest_without_a_class_names_the_same_files(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    manifest = tmp_path / "data" / "manifest.csv"
+    manifest.write_text("path,label,mask\na/1.png,yes,m/1.png\nb/2.png,no,\n", encoding="utf-8")
+    assert results.manifest_without((), manifest, tmp_path) == manifest
+    made = results.manifest_without(("no",), manifest, tmp_path)
+    with made.open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert Path(row["path"]) == tmp_path / "data" / "a" / "1.png"
+    assert Path(row["mask"]) == tmp_path / "data" / "m" / "1.png"
 
 
 def test_infringer_learns_from_other_patients_of_every_class() -> None:
@@ -347,7 +440,46 @@ def test_broken_mark_is_found_again(
 def test_progress_counts_the_planned_units(request_of: Any) -> None:
     totals: list[int] = []
     evaluate(request_of("authorise", "unseen", limit=1), totals.append)
-    assert totals == [1 + 2 * len(FAMILIES)] * (1 + 2 * len(FAMILIES))
+    assert totals == [1 + 3 * len(FAMILIES)] * (1 + 3 * len(FAMILIES))
+
+
+# --- Several processes ------------------------------------------------------------------------
+
+
+def without_seconds(findings: Findings) -> dict[str, Any]:
+    """What two runs have in common: searches take another time each."""
+    found = plain(findings)
+    for table in found["tables"]:
+        keys = [column["key"] for column in table["columns"]]
+        for row in table["rows"]:
+            row[:] = [cell for key, cell in zip(keys, row, strict=True) if key != "seconds"]
+    return found
+
+
+def test_figures_do_not_depend_on_the_number_of_processes(
+    request_of: Any, without_gradients: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other processes know nothing of what was patched here, so the models are named."""
+    monkeypatch.setattr(bank_room, "models_directory", shipped.models_directory)
+    names = tuple(str(without_gradients / name) for name in MODELS)
+    settings = {**CHEAP, "models": {"names": names}, "perturbation": {"epsilon": 0}}
+    runs = [
+        evaluate(request_of("unseen", "sweep", work=tmp_path / f"{jobs}", overrides=settings,
+                            jobs=jobs, limit=3))
+        for jobs in (1, 2)
+    ]  # fmt: skip
+    one, two = (without_seconds(run.findings) for run in runs)
+    assert one == two
+    lines = [(tmp_path / name / FILE).read_text().splitlines() for name in ("1", "2")]
+    keys = [[json.loads(line)["key"] for line in each] for each in lines]
+    assert keys[0] == keys[1]
+
+    totals: list[int] = []
+    kept = (tmp_path / "2" / FILE).read_bytes()
+    evaluate(request_of("unseen", "sweep", work=tmp_path / "2", overrides=settings, jobs=2,
+                        limit=3), totals.append)  # fmt: skip
+    assert (tmp_path / "2" / FILE).read_bytes() == kept
+    assert len(totals) == totals[0]
 
 
 # --- Pictures that take part ------------------------------------------------------------------

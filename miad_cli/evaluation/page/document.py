@@ -52,6 +52,11 @@ PROTOCOLS = {
         "What can be tried without a key: everyday processing, repainting, and training on "
         "protected pictures.",
     ),
+    "lesions": ("Lesions", "How much of what a reader looks for lies under logo and δ."),
+    "strength": (
+        "Strength and cost",
+        "What a weaker or a stronger protection leaves to models, and to the reader.",
+    ),
     "logos": ("Several logos", "How much depends on the logo."),
     "sweep": ("One setting at a time", "How much depends on each setting of the search."),
 }

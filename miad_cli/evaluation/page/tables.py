@@ -46,8 +46,8 @@ def grid(
     return (
         f'<div class="scroll{short}" role="group" tabindex="0" '
         f'aria-labelledby="{identifier}-caption">'
-        f'<table id="{identifier}" class="sortable"><caption id="{identifier}-caption">{said}'
-        f"</caption><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
+        f'<table id="{identifier}" class="sortable"><caption id="{identifier}-caption">'
+        f"<span>{said}</span></caption><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
         + (f'<p class="note">{notes}</p>' if notes else "")
     )
 

@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from miad_cli.errors import InvisibleLogo, NoRoomForLogo, PictureFailed, UsageError
+from miad_cli.errors import InvisibleLogo, NoRoomForLogo, PictureFailed
 from miad_cli.evaluation import metrics
 from miad_cli.evaluation.counterattacks import Remover, removal_network
 from miad_cli.evaluation.datasets import Annotation, Case
-from miad_cli.evaluation.ledger import Key, Ledger
-from miad_cli.evaluation.protocols.treatments import OWN, Found, Store, Treatment
+from miad_cli.evaluation.ledger import Key, Memory
+from miad_cli.evaluation.protocols.material import Float, Material, ask
+from miad_cli.evaluation.protocols.treatments import Found, Store, Treatment
 from miad_cli.imaging.image import MedicalImage, Stored
-from miad_cli.models.bank import Bank, Surrogate
-from miad_cli.models.view import view_for
-from miad_cli.watermark.blend import Bytes, Tone, blend, tone_for
+from miad_cli.watermark.blend import Tone, blend, tone_for
 from miad_cli.watermark.delta import Delta, add, allowed_cells
-from miad_cli.watermark.marking import Decision, Settings, mark_picture
-
-Float = NDArray[np.floating[Any]]
+from miad_cli.watermark.lesions import Lesions, runs_of
+from miad_cli.watermark.marking import Decision, mark_picture
 
 KEPT = 24
 """Protected pictures, and a few originals, that are held in memory at a time."""
@@ -71,77 +69,6 @@ class Protected:
     seconds: float
 
 
-@dataclass(frozen=True, eq=False)
-class Material:
-    """What a run is about: the models, how `miad protect` would work, the logos by name."""
-
-    bank: Bank
-    settings: Settings
-    logos: Mapping[str, Bytes]
-    seed: int
-    fingerprints: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def task(self) -> str:
-        """The task that the models answer.
-
-        Raises:
-            UsageError: they answer none, so nothing can be right or wrong.
-        """
-        if self.bank.task is None:
-            raise UsageError("no installed model answers a task that these pictures could be of")
-        return self.bank.task
-
-    @cached_property
-    def models(self) -> dict[str, Surrogate]:
-        """The classifiers by name."""
-        return {one.manifest.name: one for one in self.bank.surrogates}
-
-    @cached_property
-    def removers(self) -> dict[str, Surrogate]:
-        """The removal networks by name."""
-        return {one.manifest.name: one for one in self.bank.removers}
-
-    @cached_property
-    def families(self) -> dict[str, tuple[str, ...]]:
-        """The names of each family's classifiers."""
-        families: dict[str, list[str]] = {}
-        for name, one in self.models.items():
-            families.setdefault(one.manifest.family, []).append(name)
-        return {family: tuple(names) for family, names in families.items()}
-
-    def everyone(self, settings: Settings | None = None, **other: Any) -> Treatment:
-        """All classifiers attacked together."""
-        attention = self.bank.attention.manifest.name
-        return Treatment(
-            tuple(self.models), settings or self.settings, attention, tuple(self.removers), **other
-        )
-
-    def alone(self, model: str, settings: Settings | None = None, logo: str = OWN) -> Treatment:
-        """One classifier attacked by itself; where the logo may not be is said by the same model
-        for all of them, as in the paper."""
-        return replace(self.everyone(settings), models=(model,), logo=logo)
-
-    def without(self, family: str) -> Treatment:
-        """All classifiers but those of a family, which has no say in where the logo goes."""
-        left = tuple(name for name in self.models if name not in self.families[family])
-        attention = self.bank.attention.manifest
-        if attention.family != family:
-            return replace(self.everyone(), models=left)
-        looking = [name for name in left if self.models[name].manifest.looks]
-        return replace(self.everyone(), models=left, attention=(looking or left)[0])
-
-    def bank_for(self, treatment: Treatment) -> Bank:
-        """The bank that a treatment asks."""
-        attention = self.models.get(treatment.attention, self.bank.attention)
-        return replace(
-            self.bank,
-            surrogates=tuple(self.models[name] for name in treatment.models),
-            attention=attention,
-            removers=tuple(self.removers[name] for name in treatment.removers),
-        )
-
-
 class Bench:
     """Pictures, models and a memory.
 
@@ -151,7 +78,7 @@ class Bench:
     """
 
     def __init__(
-        self, material: Material, subjects: Sequence[Subject], store: Store, ledger: Ledger
+        self, material: Material, subjects: Sequence[Subject], store: Store, ledger: Memory
     ) -> None:
         self.material = material
         self.subjects = tuple(subjects)
@@ -169,6 +96,10 @@ class Bench:
     def known(self, key: Key) -> dict[str, Any] | None:
         """The figures of a unit of work that is done."""
         return self._ledger.known(key)
+
+    def learn(self, key: Key, figures: Mapping[str, Any]) -> None:
+        """Take over the figures of a unit of work that another process did."""
+        self._ledger.add(key, figures)
 
     def measured(self, key: Key, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """The figures of a unit of work, measured now where they are not known.
@@ -254,10 +185,19 @@ class Bench:
             marking = mark_picture(
                 image, material.bank_for(treatment), material.logos[treatment.logo],
                 treatment.settings, generator, subject.label,
+                self._given(subject) if treatment.lesions == "annotation" else None,
             )  # fmt: skip
         except (NoRoomForLogo, InvisibleLogo) as error:
             return Found(None, time.perf_counter() - started, error.message)
         return Found(marking.decision, time.perf_counter() - started)
+
+    def _given(self, subject: Subject) -> Lesions | None:
+        """The annotated lesion as `miad protect --mask` takes it."""
+        found: Annotation | None = self._annotation(subject)
+        if found is None:
+            return None
+        marked: NDArray[np.bool_] = np.logical_or.reduce(found.pixels, axis=0)
+        return Lesions(found.boxes, "mask", runs_of(marked))
 
     def _with_noise(self, subject: Subject, treatment: Treatment) -> Found:
         """The same logo as without δ, over random noise as strong as δ might be (Table 1)."""
@@ -284,9 +224,13 @@ class Bench:
 
     def quality(self, subject: Subject, treatment: Treatment) -> dict[str, Any]:
         """How much of the picture is left to the reader, and what it took."""
-        digest = treatment.digest(dict(self.material.fingerprints))
-        key = Key("marking", digest, subject.digest)
+        key = self.quality_key(subject, treatment)
         return self.measured(key, lambda: self._quality(subject, treatment))
+
+    def quality_key(self, subject: Subject, treatment: Treatment) -> Key:
+        """What `quality` is known by."""
+        digest = treatment.digest(dict(self.material.fingerprints))
+        return Key("marking", digest, subject.digest)
 
     def _quality(self, subject: Subject, treatment: Treatment) -> dict[str, Any]:
         made = self.protected(subject, treatment)
@@ -332,20 +276,6 @@ class Bench:
     def remover(self, network: str) -> Remover:
         """A removal network as counterattacks take it."""
         return removal_network(self.material.removers[network])
-
-
-def ask(material: Material, windowed: Float, models: Sequence[str] = ()) -> dict[str, list[float]]:
-    """What models say of a displayed picture (rows, columns, 1 or 3) in 0..1: class probabilities
-    by name, in the order of the task's classes."""
-    seen = np.broadcast_to(windowed, (*windowed.shape[:2], 3))
-    answers = {}
-    for name in models or material.models:
-        surrogate = material.models[name]
-        view = view_for(surrogate.manifest.input, *seen.shape[:2]).of(seen).astype(np.float32)
-        given = surrogate.session.run(view[None])
-        chances = surrogate.session.probabilities(given, material.task)[0]
-        answers[name] = [float(one) for one in chances]
-    return answers
 
 
 def likeness(one: Float, other: Float, inside: Any = None) -> float | None:

@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 from miad_cli.errors import PictureFailed
 from miad_cli.evaluation.findings import Bars, Curves, Figure, Headline, Table
 from miad_cli.evaluation.ledger import Key
-from miad_cli.evaluation.protocols.bench import Bench, Material, Subject, unreadable
+from miad_cli.evaluation.protocols.bench import Bench, Subject, unreadable
+from miad_cli.evaluation.protocols.material import Material
 from miad_cli.evaluation.protocols.treatments import Treatment
 
 
@@ -124,20 +125,35 @@ def measure_all(protocols: Sequence[Protocol], bench: Bench, progress: Callable[
             for protocol in protocols:
                 for cell in protocol.cells:
                     if subject in cell.subjects(bench):
-                        _measure(protocol, cell, bench, subject)
+                        measure(protocol, cell, bench, subject)
                         progress()
         except PictureFailed as error:
             raise unreadable(subject, error) from error
+    measure_wholes(protocols, bench, progress)
+
+
+def measure_wholes(
+    protocols: Sequence[Protocol], bench: Bench, progress: Callable[[], None]
+) -> None:
+    """Measure what takes all pictures together, after the cells."""
     for protocol in protocols:
         for whole in protocol.wholes:
             protocol.of_whole(bench, whole)
             progress()
 
 
-def _measure(protocol: Protocol, cell: Cell, bench: Bench, subject: Subject) -> None:
+def measure(protocol: Protocol, cell: Cell, bench: Bench, subject: Subject) -> None:
+    """One unit of work, as far as it is not known yet."""
     bench.measured(protocol.key(cell, subject), lambda: cell.measure(bench, subject))
     for treatment in cell.needs:
         bench.quality(subject, treatment)
+
+
+def is_known(protocol: Protocol, cell: Cell, bench: Bench, subject: Subject) -> bool:
+    """Whether a unit of work is done."""
+    keys = [protocol.key(cell, subject)]
+    keys += [bench.quality_key(subject, treatment) for treatment in cell.needs]
+    return all(bench.known(key) is not None for key in keys)
 
 
 def units(protocols: Sequence[Protocol], pictures: int) -> int:

@@ -14,7 +14,8 @@ from miad_cli.evaluation import metrics
 from miad_cli.evaluation.findings import Bar, Bars, Beside, Column, Headline, Table
 from miad_cli.evaluation.paper import REMOVED, Paper, paper_for
 from miad_cli.evaluation.protocols.asking import present
-from miad_cli.evaluation.protocols.bench import Bench, Material, Subject, likeness
+from miad_cli.evaluation.protocols.bench import Bench, Subject, likeness
+from miad_cli.evaluation.protocols.material import Material
 from miad_cli.evaluation.protocols.protocol import Cell, Protocol, Section
 from miad_cli.evaluation.protocols.tally import (
     Answers,
@@ -26,17 +27,25 @@ from miad_cli.evaluation.protocols.treatments import Treatment
 from miad_cli.watermark.marking import Perturbing
 from miad_cli.watermark.perturbation import Weights
 
+PAPER_STEPS = 50
+"""Of δ, MIAD-MARK Eq. 1."""
+
 NO_NETWORK = "no removal network is installed"
 
 
 @dataclass(frozen=True)
 class _Kind:
-    """One way to have, or not to have, a δ. `printed` names the paper's figure for it."""
+    """One way to have, or not to have, a δ.
+
+    `in_table_1` and `in_fig_8b` name the paper's figures for it; in the figure δ is added after
+    the search.
+    """
 
     title: str
     treatment: Treatment
     networks: tuple[str, ...]
-    printed: str = ""
+    in_table_1: str = ""
+    in_fig_8b: str = ""
 
 
 class Removal(Protocol):
@@ -58,24 +67,34 @@ class Removal(Protocol):
         def everyone(perturbing: Perturbing | None, **other: Any) -> Treatment:
             return self.material.everyone(replace(own, perturbing=perturbing), **other)
 
-        def aimed(**weights: float) -> Perturbing:
-            only = replace(Weights(classifiers=0, features=0, disrupt=0, inerase=0), **weights)
-            return replace(made, attack=replace(made.attack, weights=only, remover_every=1))
+        def printed(perturbing: Perturbing | None, **other: Any) -> Treatment:
+            settings = replace(self.material.paper, perturbing=perturbing)
+            return self.material.everyone(settings, **other)
 
+        disrupt, inerase = _as_printed(made, disrupt=1.0), _as_printed(made, inerase=1.0)
         kinds = {
-            "nothing": _Kind("none", everyone(None), networks, "nothing"),
+            "nothing": _Kind("none", everyone(None), networks),
             "delta": _Kind("δ as miad makes it", everyone(made), networks),
-            "noise": _Kind("random noise", everyone(made, noise=True), networks, "noise"),
-            "disrupt": _Kind("δ_D alone", everyone(aimed(disrupt=1.0)), networks, "disrupt"),
-            "inerasable": _Kind("δ_I alone", everyone(aimed(inerase=1.0)), networks, "inerasable"),
             "before": _Kind(
                 "δ before the search", everyone(replace(made, before=steps, around=0)), networks
             ),
             "after": _Kind(
                 "δ after the search", everyone(replace(made, before=0, around=steps)), networks
             ),
+            "he-sit": _Kind("none, he-sit", printed(None), networks, "nothing", "nothing"),
+            "noise": _Kind(
+                "random noise, he-sit", printed(disrupt, noise=True), networks, "noise", "noise"
+            ),
+            "disrupt": _Kind("δ_D, then he-sit", printed(disrupt), networks, "disrupt"),
+            "inerasable": _Kind("δ_I, then he-sit", printed(inerase), networks, "inerasable"),
+            "disrupt-after": _Kind(
+                "he-sit, then δ_D", printed(_late(disrupt)), networks, "", "disrupt"
+            ),
+            "inerasable-after": _Kind(
+                "he-sit, then δ_I", printed(_late(inerase)), networks, "", "inerasable"
+            ),
         }
-        for network in networks if len(networks) > 1 else ():
+        for network in networks:
             others = tuple(one for one in networks if one != network)
             kinds[f"against-others-{network}"] = _Kind(
                 f"δ made without {network}", replace(everyone(made), removers=others), (network,)
@@ -109,8 +128,7 @@ class Removal(Protocol):
             yield from (f"removal.{kind}.{part}" for part in parts if kind != "delta")
         for network in self.material.removers:
             yield from (f"removal.{network}.{part}" for part in parts)
-        if len(self.material.removers) > 1:
-            yield "removal.held-out.accuracy"
+        yield "removal.held-out.accuracy"
 
     def section(self, bench: Bench) -> Section:
         tally, paper = Tally(bench.material.seed), paper_for(bench.task)
@@ -148,10 +166,10 @@ class Removal(Protocol):
     def _outputs(self, tally: Tally, data: dict[str, Any], paper: Paper) -> Table:
         """Fig. 5b."""
         rows: list[tuple[Any, ...]] = []
-        for place, name in enumerate(("nothing", "delta")):
+        for place, name in enumerate(("nothing", "delta", "he-sit", "disrupt")):
             for network in self.material.removers:
                 looks = _looks(tally, data[name], (network,))
-                printed = {part: pair[place] for part, pair in paper.removal.items()}
+                printed = {part: pair[place % 2] for part, pair in paper.removal.items()}
                 rows.append((
                     network, self.kinds[name].title,
                     *(Beside(looks[part], printed.get(part)) for part in ("psnr", "ssim", "rmse")),
@@ -178,13 +196,19 @@ class Removal(Protocol):
         for model in (None, *self.material.models):
             chosen = tuple(self.material.models) if model is None else (model,)
             for network in self.material.removers:
-                before, after = (
+                found = [
                     tally.accuracy(_after(data[name], (network,), chosen))
-                    for name in ("nothing", "delta")
-                )
-                removed = paper.removed if model is None and paper.removed else (None, None)
-                rows.append((model or "all", network, Beside(before, removed[0]),
-                             Beside(after, removed[1])))  # fmt: skip
+                    for name in ("nothing", "delta", f"against-others-{network}")
+                ]
+                printed = [
+                    Beside(tally.accuracy(_after(data[name], (network,), chosen)), theirs)
+                    for name, theirs in zip(
+                        ("he-sit", "disrupt"),
+                        paper.removed if model is None and paper.removed else (None, None),
+                        strict=True,
+                    )
+                ]
+                rows.append((model or "all", network, *found, *printed))
         return Table(
             "removal-accuracy", "removal", "Diagnoses after removal",
             "Accuracy on what the network gives back.",
@@ -193,8 +217,13 @@ class Removal(Protocol):
                 Column("network", "network"),
                 Column("without", "accuracy, no δ", "lower"),
                 Column("with_delta", "accuracy, with δ", "lower"),
+                Column("held_out", "accuracy, δ made without the network", "lower"),
+                Column("he_sit", "accuracy, he-sit, no δ", "lower"),
+                Column("he_sit_delta", "accuracy, he-sit over δ_D", "lower"),
             ),
             tuple(rows),
+            "The paper's figures are with HE-SIT, without δ and over δ_D made against the very "
+            "network.",
         )  # fmt: skip
 
     def _kinds(self, tally: Tally, data: dict[str, Any], paper: Paper) -> Table:
@@ -204,9 +233,12 @@ class Removal(Protocol):
             found = data[name]
             looks = _looks(tally, found, kind.networks)
             rows.append((
-                kind.title, ", ".join(kind.networks), tally.accuracy(_before(found)),
-                Beside(tally.accuracy(_after(found, kind.networks)), paper.after.get(kind.printed)),
-                Beside(looks["ssim"], paper.kinds.get(kind.printed)),
+                kind.title, ", ".join(kind.networks),
+                Beside(tally.accuracy(_before(found)), paper.before.get(kind.in_fig_8b)),
+                Beside(
+                    tally.accuracy(_after(found, kind.networks)), paper.after.get(kind.in_fig_8b)
+                ),
+                Beside(looks["ssim"], paper.kinds.get(kind.in_table_1)),
                 looks["psnr"],
             ))  # fmt: skip
         return Table(
@@ -221,8 +253,9 @@ class Removal(Protocol):
                 Column("psnr", "PSNR of the output, dB", "lower", 1),
             ),
             tuple(rows),
-            "The paper's accuracy is with δ added after the search (Fig. 8b), its SSIM is Table 1. "
-            "A δ made without a network shows what an unknown one can do.",
+            "The paper's accuracy is with δ added after the search (Fig. 8b), its SSIM is Table 1; "
+            "δ_D and δ_I are its own, 50 steps, against networks alone. A δ made without a network "
+            "shows what an unknown one can do.",
         )  # fmt: skip
 
     def _bars(self, tally: Tally, data: dict[str, Any]) -> Bars:
@@ -240,6 +273,27 @@ class Removal(Protocol):
             "By network; all models' answers together.", tuple(groups), "accuracy",
             better="lower",
         )  # fmt: skip
+
+
+def _as_printed(made: Perturbing, **weights: float) -> Perturbing:
+    """δ_D or δ_I alone, all of it before the search, as Eq. 1 has it: no map of what the eye
+    forgives, no memory of earlier steps, no transforms."""
+    attack = replace(
+        made.attack,
+        epsilon=8.0,
+        shaped=False,
+        step_size=2.0,
+        momentum=0.0,
+        transforms=False,
+        remover_every=1,
+        weights=replace(Weights(classifiers=0, features=0, disrupt=0, inerase=0), **weights),
+    )
+    return Perturbing(attack, PAPER_STEPS, 0, made.shared)
+
+
+def _late(made: Perturbing) -> Perturbing:
+    """All of it after the search (Fig. 8b)."""
+    return replace(made, before=0, around=made.before)
 
 
 Found = list[tuple[Subject, dict[str, Any]]]

@@ -13,10 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from miad_cli.errors import ModelUnusable
-from miad_cli.evaluation.counterattacks import Counterattack, counterattacks, fine_tuned
+from miad_cli.evaluation.adaptive import fine_tuned
+from miad_cli.evaluation.counterattacks import Counterattack, counterattacks
 from miad_cli.evaluation.findings import Bar, Bars, Column, Headline, Table
 from miad_cli.evaluation.protocols.asking import present
-from miad_cli.evaluation.protocols.bench import Bench, Material, Subject
+from miad_cli.evaluation.protocols.bench import Bench, Subject
+from miad_cli.evaluation.protocols.material import Material
 from miad_cli.evaluation.protocols.protocol import Cell, Protocol, Section, Whole
 from miad_cli.evaluation.protocols.tally import Answer, Answers, Tally, answers_of, quality_table
 from miad_cli.evaluation.protocols.treatments import Treatment

@@ -11,7 +11,7 @@ from miad_cli.evaluation.findings import Cell as Shown
 from miad_cli.evaluation.findings import Column, Table
 from miad_cli.evaluation.protocols.asking import asked_after, present, said_in
 from miad_cli.evaluation.protocols.bench import Bench
-from miad_cli.evaluation.protocols.logos import one_model
+from miad_cli.evaluation.protocols.material import one_model
 from miad_cli.evaluation.protocols.protocol import Cell, Protocol, Section
 from miad_cli.evaluation.protocols.tally import QUALITY, Tally, qualities, quality_row
 from miad_cli.watermark.marking import Settings

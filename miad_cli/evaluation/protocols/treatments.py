@@ -14,7 +14,7 @@ import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -24,6 +24,8 @@ from miad_cli.watermark.delta import Delta
 from miad_cli.watermark.lesions import Box, Lesions
 from miad_cli.watermark.logo import Sit
 from miad_cli.watermark.marking import Decision, Settings
+
+LesionsFrom = Literal["profile", "attention", "annotation"]
 
 OWN = "own"
 """The logo that the user gave."""
@@ -39,6 +41,8 @@ class Treatment:
         removers: names of the removal networks that δ is made against.
         logo: which logo.
         noise: random noise within δ's bound takes the place of δ.
+        lesions: who says where the logo may not be: as the profile has it, or `attention` alone,
+            or the `annotation` that came with the picture (`miad protect --mask`).
     """
 
     models: tuple[str, ...]
@@ -47,13 +51,16 @@ class Treatment:
     removers: tuple[str, ...] = ()
     logo: str = OWN
     noise: bool = False
+    lesions: LesionsFrom = "profile"
 
     def digest(self, fingerprints: dict[str, str]) -> str:
         """What decides the mark beside the picture and the seed; `fingerprints` are SHA-256 by
         the names of models and logos."""
         names = (*self.models, "", self.attention, "", *self.removers, "", f"logo {self.logo}")
-        facts = [__version__, repr(self.settings), self.noise]
+        facts = [__version__, repr(self.settings), self.noise, self.lesions]
         facts += [fingerprints.get(name, name) for name in names]
+        if self.lesions == "profile":
+            facts.append(fingerprints.get("segmentation", ""))
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
 
     @property
@@ -89,7 +96,7 @@ class Store:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
 
     def arrays(self, name: str) -> dict[str, Any] | None:
         """What was kept under a name."""
@@ -128,7 +135,7 @@ class Store:
         self.keep(name, _packed(found))
 
     def _path(self, name: str) -> Path:
-        return self._folder / f"{name}.npz"
+        return self.folder / f"{name}.npz"
 
 
 def _packed(found: Found) -> dict[str, Any]:
