@@ -25,6 +25,7 @@ import argparse
 import hashlib
 import resource
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -40,8 +41,9 @@ from unittest.mock import patch
 
 import numpy as np
 
-from benchmarks.seen import _append, _journal, _logo
+from benchmarks.journal import record, recorded
 from miad_cli.decisions import settings_of
+from miad_cli.demo import draw_logo
 from miad_cli.errors import InvisibleLogo, NoRoomForLogo, PictureFailed
 from miad_cli.evaluation import metrics
 from miad_cli.evaluation.datasets import Case
@@ -55,7 +57,7 @@ from miad_cli.watermark.blend import OPAQUE, Mark, Tone, ink, tone_for
 from miad_cli.watermark.delta import Delta, add
 from miad_cli.watermark.effort import EffortName
 from miad_cli.watermark.ensemble import Ensemble
-from miad_cli.watermark.logo import Bytes
+from miad_cli.watermark.logo import Bytes, load_logo
 from miad_cli.watermark.marking import Marking, Perturbing, Settings, mark_picture
 from miad_cli.watermark.perturbation import Attack, Weights, perturb
 from miad_cli.watermark.placement import Candidate, Placement
@@ -103,7 +105,7 @@ class Request:
 def main() -> None:
     options = _options()
     request = Request(options.data, options.logo, options.seed)
-    done = _journal(options.journal)
+    done = recorded(options.journal)
     measured: list[Result] = []
     for task in options.tasks:
         measured += _of_task(request, task, (PAPER, *options.effort), options, done)
@@ -150,7 +152,7 @@ def _of_task(
             key = f"{task} {_digest(request, task)} {name} {case.reference}"
             if key not in done:
                 done[key] = workers[method].submit(work, case.reference).result()
-                _append(options.journal, key, done[key])
+                record(options.journal, key, done[key])
             return done[key]
 
         results: list[Result] = []
@@ -210,6 +212,15 @@ def _digest(request: Request, task: str) -> str:
     facts = [_bank(task).digest, _profile(task).digest, str(request.seed)]
     facts.append(hashlib.sha256(_logo(request.logo).tobytes()).hexdigest())
     return hashlib.sha256(" ".join(facts).encode()).hexdigest()[:12]
+
+
+def _logo(path: Path | None) -> Bytes:
+    """The logo given, or the demonstration's."""
+    if path is not None:
+        return load_logo(path)
+    with tempfile.TemporaryDirectory() as folder:
+        draw_logo(Path(folder) / "logo.png")
+        return load_logo(Path(folder) / "logo.png")
 
 
 # --- In a worker ------------------------------------------------------------------------------

@@ -19,26 +19,34 @@ from pathlib import Path
 from miad_cli.evaluate import Outcome, Request, evaluate, plan
 from miad_cli.evaluation.findings import Beside, Cell, Column, Figure, Findings, Table
 from miad_cli.evaluation.metrics import Estimate
-from miad_cli.evaluation.paper import BEST, REMOVED, SEEN, UNSEEN, Paper, paper_for
+from miad_cli.evaluation.paper import BEST, SEEN, UNSEEN, Paper, paper_for
 from miad_cli.evaluation.protocols.registry import PROTOCOLS
 
-TITLES = {"brain_mri": "Brain MRI", "dermoscopy": "Dermoscopy", "fundus": "Fundus"}
+TITLES = {
+    "brain_mri": "Brain MRI",
+    "dermoscopy": "Dermoscopy",
+    "fundus": "Fundus",
+    "chest_xray": "Chest X-ray",
+    "chest_ct": "Chest CT",
+    "breast_us": "Breast ultrasound",
+}
+
+THE_PAPERS = ("brain_mri", "dermoscopy", "fundus")
 """Data sets that the paper has figures for: BTMRI, ISIC2019, Messidor."""
 
 OTHERS = {"brain_mri": ("no_tumor",)}
 """Classes that the paper's data does not have, which come from elsewhere: left out."""
 
 AIMS: Mapping[str, float] = {
-    "seen.accuracy": SEEN["he-sit"],
-    "seen.ensemble.accuracy": SEEN["he-sit"],
-    "unseen.accuracy": UNSEEN,
-    "unseen.worst.accuracy": 0.5890,
-    "removal.accuracy": REMOVED,
-    "removal.held-out.accuracy": REMOVED,
-    "robust.jpeg-75.accuracy": SEEN["he-sit"],
-    "robust.jpeg-75.unseen.accuracy": UNSEEN,
+    "seen.accuracy": 0.10,
+    "seen.ensemble.accuracy": 0.05,
+    "unseen.accuracy": 0.30,
+    "unseen.vit.accuracy": 0.35,
+    "removal.accuracy": 0.30,
+    **{f"robust.{attack}.accuracy": 0.25 for attack in ("jpeg-75", "half-size", "blur", "median")},
+    **{f"robust.{attack}.accuracy": 0.25 for attack in ("as-shown", "brighter", "darker")},
 }
-"""At most this, by the name of a figure: the paper's own, also where it did not look."""
+"""At most this, by the name of a figure: what the project has set itself."""
 
 EVERYDAY = ("as-shown", "jpeg-75", "half-size", "blur", "median", "brighter", "darker")
 """Counterattacks that are everyday processing."""
@@ -83,7 +91,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--logo", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True, help="where figures are kept")
     parser.add_argument("--n", type=int, default=25, help="pictures of each task")
-    parser.add_argument("--tasks", default=",".join(TITLES), help="default: %(default)s")
+    parser.add_argument("--tasks", default=",".join(THE_PAPERS), help="default: %(default)s")
     parser.add_argument("--only", default="", help=f"of {','.join(PROTOCOLS)}; default: all")
     parser.add_argument("--effort", choices=("fast", "standard", "max"), default="standard")
     parser.add_argument("--seed", type=int, default=2023)
@@ -313,7 +321,7 @@ def claim_rows(found: Findings) -> Iterator[Row]:
         if one.role == "removal":
             yield accuracy(f"after {one.name}", f"removal.{one.name}.accuracy")
             ssim = values.get(f"removal.{one.name}.ssim")
-            yield Row("removal", f"after {one.name}: SSIM of its output", ssim, digits=3)
+            yield Row("removal", f"after {one.name}: SSIM of its output", ssim, "≤ 0.75", 3)
     for attack in EVERYDAY:
         yield accuracy(f"after {attack}, attacked models", f"robust.{attack}.accuracy")
         yield accuracy(f"after {attack}, the family left out", f"robust.{attack}.unseen.accuracy")
@@ -335,7 +343,7 @@ def _reader_rows(found: Findings) -> Iterator[Row]:
             if name in values or source == "mask":
                 aim = "0" if source == "mask" else None
                 yield Row("lesions", f"{source}: {title}", values.get(name), aim, 3)
-    yield Row("seen", "SSIM outside the logo", values.get("seen.ensemble.ssim"), None, 3)
+    yield Row("seen", "SSIM outside the logo", values.get("seen.ensemble.ssim"), "≥ 0.88", 3)
     delta = cell_of(found, "seen-quality", "all models", "delta")
     bound = found.meta.settings["perturbation.epsilon"]
     yield Row("seen", "largest δ, 1/255", delta, f"≤ {float(str(bound)):g}", 0)
