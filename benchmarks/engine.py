@@ -149,7 +149,7 @@ def _of_task(
         workers = {one: stack.enter_context(_worker(request, task, one)) for one in methods}
 
         def known(method: str, case: Case, work: Callable[..., Result], name: str) -> Result:
-            key = f"{task} {_digest(request, task)} {name} {case.reference}"
+            key = f"{task} {_digest(request, task)} {name} {case.digest()[:16]}"
             if key not in done:
                 done[key] = workers[method].submit(work, case.reference).result()
                 record(options.journal, key, done[key])
@@ -303,7 +303,6 @@ def _measured(reference: int) -> Result:
         **{name: meter.passes[kind] for name, kind in COUNTED.items()},
         "removers": len(bench.bank.removers),
         "accuracy": 1 - made.models_fooled / len(bench.bank.surrogates),
-        "fooled": bool(made.fooled),
         "ssim": _likeness(image, made),
         "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit,
     }
@@ -547,7 +546,7 @@ def _row(task: str, method: str, figures: _Figures) -> str:
 
 
 def _ratios(task: str, method: str, ours: _Figures, paper: _Figures) -> str:
-    passes = ("queries", "gradients", "removals")
+    passes = tuple(COUNTED)
     shares = [
         _shown(_of_sums(ours.of(*names), paper.of(*names), ours.groups))
         for names in (("cpu",), ("wall",), ("queries",), passes)

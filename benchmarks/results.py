@@ -43,10 +43,14 @@ AIMS: Mapping[str, float] = {
     "unseen.accuracy": 0.30,
     "unseen.vit.accuracy": 0.35,
     "removal.accuracy": 0.30,
+    "removal.output.ssim": 0.75,
     **{f"robust.{attack}.accuracy": 0.25 for attack in ("jpeg-75", "half-size", "blur", "median")},
     **{f"robust.{attack}.accuracy": 0.25 for attack in ("as-shown", "brighter", "darker")},
 }
 """At most this, by the name of a figure: what the project has set itself."""
+
+OUTSIDE = 0.88
+"""At least this, SSIM outside the logo."""
 
 EVERYDAY = ("as-shown", "jpeg-75", "half-size", "blur", "median", "brighter", "darker")
 """Counterattacks that are everyday processing."""
@@ -145,6 +149,8 @@ def manifest_without(labels: Sequence[str], manifest: Path, folder: Path) -> Pat
         for column in ("path", "mask"):
             if row.get(column):
                 row[column] = str((manifest.parent / row[column]).resolve())
+    if not rows:
+        raise SystemExit(f"{manifest}: no pictures but of {', '.join(labels)}")
     with (folder / "manifest.csv").open("w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, rows[0])
         table.writeheader()
@@ -198,7 +204,7 @@ TABLES: Mapping[str, tuple[str, ...]] = {
     "authorise": (),
     "seen-quality": (
         "protected", "ssim", "outside", "lesion", "delta", "under_logo", "touched", "under_delta",
-        "queries", "seconds",
+        "queries",
     ),
 }  # fmt: skip
 """Tables of the evaluation that are shown whole, and which of their columns; none: all."""
@@ -321,7 +327,13 @@ def claim_rows(found: Findings) -> Iterator[Row]:
         if one.role == "removal":
             yield accuracy(f"after {one.name}", f"removal.{one.name}.accuracy")
             ssim = values.get(f"removal.{one.name}.ssim")
-            yield Row("removal", f"after {one.name}: SSIM of its output", ssim, "≤ 0.75", 3)
+            yield Row(
+                "removal",
+                f"after {one.name}: SSIM of its output",
+                ssim,
+                f"≤ {AIMS['removal.output.ssim']:.2f}",
+                3,
+            )
     for attack in EVERYDAY:
         yield accuracy(f"after {attack}, attacked models", f"robust.{attack}.accuracy")
         yield accuracy(f"after {attack}, the family left out", f"robust.{attack}.unseen.accuracy")
@@ -343,13 +355,11 @@ def _reader_rows(found: Findings) -> Iterator[Row]:
             if name in values or source == "mask":
                 aim = "0" if source == "mask" else None
                 yield Row("lesions", f"{source}: {title}", values.get(name), aim, 3)
-    yield Row("seen", "SSIM outside the logo", values.get("seen.ensemble.ssim"), "≥ 0.88", 3)
+    yield Row("seen", "SSIM outside the logo", values.get("seen.ensemble.ssim"), f"≥ {OUTSIDE}", 3)
     delta = cell_of(found, "seen-quality", "all models", "delta")
     bound = found.meta.settings["perturbation.epsilon"]
     yield Row("seen", "largest δ, 1/255", delta, f"≤ {float(str(bound)):g}", 0)
     yield Row("authorise", "files identical to the byte", values.get("authorise.identical"), "1")
-    seconds = cell_of(found, "seen-quality", "all models", "seconds")
-    yield Row("seen", "seconds a picture, one thread", seconds, None, 1)
 
 
 def _best(found: Findings) -> Figure | None:

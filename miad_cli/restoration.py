@@ -31,7 +31,6 @@ _UNFITTING = (
     "the original cannot be rebuilt: the sealed payload does not fit the picture, whose pixels are "
     "those that were sealed"
 )
-_UNFITTING_HINT = "Look for another copy of the seal: in the file, or in the sidecar beside it."
 _CHANGED_HINT = "Find an unchanged copy of the protected file; lossy compression changes pixels."
 
 
@@ -41,8 +40,8 @@ def restore(payload: Payload, protected: bytes | None, sealed_pixels: str = "") 
     Args:
         payload: what was sealed.
         protected: the protected file; not needed where the payload holds the original itself.
-        sealed_pixels: `pixels_sha256` of the manifest. With it, a payload that does not fit is
-            told from pixels that were changed.
+        sealed_pixels: `pixels_sha256` of a manifest whose signature is that of a trusted owner.
+            With it, a payload that does not fit is told from pixels that were changed.
 
     Raises:
         RestorationMismatch: what comes out is not the original (its SHA-256 differs).
@@ -54,7 +53,7 @@ def restore(payload: Payload, protected: bytes | None, sealed_pixels: str = "") 
     except RestorationMismatch:
         if protected is None or not _are_sealed(protected, payload, sealed_pixels):
             raise
-        raise ContainerDamaged(_UNFITTING, hint=_UNFITTING_HINT) from None
+        raise ContainerDamaged(_UNFITTING) from None
     return original
 
 

@@ -85,7 +85,7 @@ def make_optimiser(network: nn.Module, weight_decay: float) -> MuonAdamW:
     for weights in network.parameters():
         if weights.ndim <= 1:
             plain.append(weights)
-        elif min(weights.shape[0], weights[0].numel()) >= SMALLEST_SIDE and weights[0].numel() > 9:
+        elif min(weights.shape[0], weights[0].numel()) >= SMALLEST_SIDE and weights.shape[1] > 1:
             matrices.append(weights)
         else:
             others.append(weights)

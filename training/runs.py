@@ -327,8 +327,8 @@ def knows_bfloat16(device: torch.device) -> bool:
     if device.type == "cpu":
         # Older releases of torch cannot tell; theirs is the answer that is right on most CPUs.
         able = getattr(torch.cpu, "get_capabilities", dict)()
-        return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
-    return True
+        return any(able.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def describe_hardware(device: torch.device) -> str:

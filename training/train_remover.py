@@ -196,12 +196,13 @@ def cropped(marked: Marked, side: int, generator: torch.Generator) -> Marked:
     likely = torch.where(likely.any(dim=1, keepdim=True), likely, torch.ones_like(likely))
     held = torch.multinomial(likely, 1, generator=generator)[:, 0]
     inside = torch.rand(2, count, generator=generator, device=generator.device)
-    tops = (held // width - (inside[0] * side).long()).clamp(0, height - side).tolist()
-    lefts = (held % width - (inside[1] * side).long()).clamp(0, width - side).tolist()
+    tops = (held // width - (inside[0] * side).long()).clamp(0, height - side)
+    lefts = (held % width - (inside[1] * side).long()).clamp(0, width - side)
+    corners = torch.stack([tops, lefts], dim=1).tolist()
 
     def squares(part: Tensor) -> Tensor:
-        corners = zip(part, tops, lefts, strict=True)
-        return torch.stack([one[:, y : y + side, x : x + side] for one, y, x in corners])
+        pairs = zip(part, corners, strict=True)
+        return torch.stack([one[:, y : y + side, x : x + side] for one, (y, x) in pairs])
 
     parts = (marked.image, marked.clean, marked.mask, marked.alpha, marked.mark)
     return Marked(*(squares(part) for part in parts))

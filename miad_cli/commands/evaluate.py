@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from miad_cli import console
-from miad_cli.commands.options import AsJson, DryRun, Jobs, Quiet, Verbose
+from miad_cli.commands.options import (
+    AsJson,
+    Device,
+    DryRun,
+    Effort,
+    Jobs,
+    Logo,
+    Models,
+    ProfileName,
+    Quiet,
+    Verbose,
+    overrides,
+)
 from miad_cli.errors import PictureFailed, TargetNotMet, exit_code_of
 
 if TYPE_CHECKING:
     from miad_cli.evaluate import Outcome, Plan, Request
     from miad_cli.evaluation.findings import Figure
     from miad_cli.evaluation.inputs import Labels
-
-EffortName = Literal["fast", "standard", "max"]
 
 
 def evaluate_command(
@@ -29,7 +39,7 @@ def evaluate_command(
             show_default=False,
         ),
     ],
-    logo: Annotated[Path, typer.Option("--logo", help="The logo, a PNG.", show_default=False)],
+    logo: Logo,
     protocol: Annotated[
         list[str] | None,
         typer.Option(
@@ -53,14 +63,8 @@ def evaluate_command(
     task: Annotated[
         str | None, typer.Option("--task", help="What the models are asked, such as brain_mri.")
     ] = None,
-    profile: Annotated[
-        str | None,
-        typer.Option("--profile", envvar="MIAD_PROFILE", help="Profile name or .toml file."),
-    ] = None,
-    models: Annotated[
-        list[str] | None,
-        typer.Option("--models", help="Only this model: its name, folder or file; repeatable."),
-    ] = None,
+    profile: ProfileName = None,
+    models: Models = None,
     limit: Annotated[
         int,
         typer.Option(
@@ -70,9 +74,7 @@ def evaluate_command(
             "say something.",
         ),
     ] = 12,
-    effort: Annotated[
-        EffortName | None, typer.Option("--effort", help="How much work a picture is worth.")
-    ] = None,
+    effort: Effort = None,
     report: Annotated[
         Path | None,
         typer.Option("--report", help="Write the page here, and its JSON and CSV beside it."),
@@ -86,9 +88,7 @@ def evaluate_command(
         ),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of everything.")] = 2023,
-    device: Annotated[
-        str, typer.Option("--device", envvar="MIAD_DEVICE", help="auto, cpu, cuda or cuda:N.")
-    ] = "auto",
+    device: Device = "auto",
     jobs: Jobs = None,
     fail_if: Annotated[
         list[str] | None,
@@ -121,7 +121,7 @@ def evaluate_command(
         split=split,
         profile=named_profile(profile) if profile else None,
         task=task,
-        overrides=_overrides(models, effort),
+        overrides=overrides(models=models, effort=effort),
         limit=limit,
         work=work or (work_folder(report) if report else None),
         seed=seed,
@@ -163,15 +163,6 @@ def _labels(given: str | None) -> Labels | None:
 
 def _without_path(labels: str | None) -> str | None:
     return labels if labels in (None, "folders", "none") else "LABELS"
-
-
-def _overrides(models: list[str] | None, effort: str | None) -> dict[str, dict[str, Any]]:
-    wanted: dict[str, dict[str, Any]] = {}
-    if models:
-        wanted["models"] = {"names": tuple(models)}
-    if effort:
-        wanted["search"] = {"effort": effort}
-    return wanted
 
 
 def _command(options: dict[str, Any]) -> str:

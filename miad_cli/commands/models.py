@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from miad_cli import console
-from miad_cli.commands.options import AsJson
+from miad_cli.commands.options import AsJson, Device
 from miad_cli.errors import ModelUnusable, UsageError
 
 if TYPE_CHECKING:
@@ -137,9 +137,7 @@ def check_command(
     names: Annotated[
         list[str] | None, typer.Argument(help="Names or paths; all if left out.")
     ] = None,
-    device: Annotated[
-        str, typer.Option("--device", envvar="MIAD_DEVICE", help="auto, cpu, cuda or cuda:N.")
-    ] = "cpu",
+    device: Device = "cpu",
     as_json: AsJson = False,
 ) -> None:
     """Check models: checksum, a probe through ONNX Runtime, and its gradients against it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -13,6 +13,7 @@ from miad_cli.commands.options import (
     Keys,
     LogJson,
     NoInput,
+    OnExists,
     Output,
     OwnerRoots,
     Owners,
@@ -25,8 +26,6 @@ from miad_cli.commands.options import (
 if TYPE_CHECKING:
     from miad_cli.unlock import Outcome, Report
 
-OnExistsName = Literal["fail", "skip", "replace"]
-
 
 def unlock_command(
     inputs: Inputs,
@@ -37,9 +36,7 @@ def unlock_command(
     passphrase_fd: PassphraseFd = None,
     passphrase_command: PassphraseCommand = None,
     no_input: NoInput = False,
-    on_exists: Annotated[
-        OnExistsName, typer.Option("--on-exists", help="What to do with files that are there.")
-    ] = "fail",
+    on_exists: OnExists = "fail",
     as_json: AsJson = False,
     log_json: LogJson = False,
     quiet: Quiet = False,

@@ -7,6 +7,7 @@ in the order in which one process alone would.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -72,7 +73,25 @@ class Helper:
 
         Raises:
             PictureFailed: the picture cannot be read any more.
+            MiadError: figures cannot be kept, or an error of ours.
         """
+        try:
+            return self._measured(task)
+        except MiadError:
+            raise
+        except OSError as error:
+            reason = f"figures cannot be kept in the work folder ({error.strerror})"
+            raise MiadError(reason) from error
+        except Exception as error:  # else it would look as if the process had died of it
+            if os.environ.get("MIAD_DEBUG"):
+                raise
+            place = f"picture {task.picture + 1} of the run, {task.protocol}"
+            raise MiadError(
+                f"{place}: internal error ({type(error).__name__})",
+                hint="MIAD_DEBUG=1 shows where.",
+            ) from error
+
+    def _measured(self, task: Task) -> Figures:
         protocol, subject = self._made[task.protocol], self.subjects[task.picture]
         cell = next(one for one in protocol.cells if one.name == task.cell)
         try:

@@ -167,10 +167,11 @@ class Differentiable:
 
 
 def _bounded(module: Any) -> Any:
-    """The converted graph with every clamp between two constants as a hard tanh, in place.
+    """The converted graph with every clamp between 0 and 6 as torch's own ReLU6, in place.
 
     A clamp whose bounds are tensors, as the converter writes it, takes many times as long forth
-    and back; ReLU6 is such a clamp.
+    and back. Other bounds stay: at a bound itself a clamp has a gradient and ReLU6 has none, which
+    would make a model blind to black if it clips its input.
     """
     import torch
 
@@ -178,9 +179,8 @@ def _bounded(module: Any) -> Any:
         if node.op != "call_function" or node.target is not torch.clamp:
             continue
         bounds = [_constant(module, node.kwargs.get(key)) for key in ("min", "max")]
-        if len(node.args) == 1 and None not in bounds:
-            node.target, node.args = torch.nn.functional.hardtanh, (*node.args, *bounds)
-            node.kwargs = {}
+        if len(node.args) == 1 and bounds == [0.0, 6.0]:
+            node.target, node.kwargs = torch.nn.functional.relu6, {}
     module.graph.eliminate_dead_code()
     module.recompile()
     return module

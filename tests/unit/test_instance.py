@@ -410,8 +410,12 @@ def test_payload_that_does_not_fit_is_told_from_changed_pixels(
     def said() -> list[str]:
         found = verify_file(perturbed, [OWNER.public], [IDENTITY])
         assert (found.restorable, found.exit_code) == (False, 6)
-        (outcome,) = unlock([perturbed], tmp_path / "back", [IDENTITY], [], "replace").outcomes
+        owners = [OWNER.public]
+        (outcome,) = unlock([perturbed], tmp_path / "back", [IDENTITY], owners, "replace").outcomes
         assert (outcome.state, outcome.exit_code) == ("failed", 6)
+        # Who is not trusted may have put any pixels under a seal of their own.
+        (unvouched,) = unlock([perturbed], tmp_path / "back", [IDENTITY], [], "replace").outcomes
+        assert "pixels of the protected file were changed" in unvouched.reason
         return [found.reason, outcome.reason]
 
     assert all("does not fit the picture" in reason for reason in said())

@@ -54,7 +54,12 @@ class LesionSources(Protocol):
     def _cells(self) -> dict[str, Cell]:
         models = len(self.material.models)
         return {
-            name: Cell(name, partial(_measured, one.treatment), (), one.treatment.passes + models)
+            name: Cell(
+                name,
+                partial(_measured, one.treatment),
+                treatment=one.treatment,
+                asks=one.treatment.passes + models,
+            )
             for name, one in self.sources.items()
         }
 

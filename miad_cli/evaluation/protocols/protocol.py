@@ -21,11 +21,12 @@ class Cell:
     """What is measured on each picture by itself.
 
     Attributes:
-        name: says all that decides the figures beside what the run's digest covers.
+        name: tells it from the protocol's other cells.
         measure: the figures of one picture, as JSON has them.
-        needs: the ways in which the picture is protected for it.
+        needs: the ways in which the picture is protected for it, on every picture.
         asks: about how many more times a model looks at a picture.
         most: on how many of the pictures; None: on all.
+        treatment: another way, on some pictures only.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Cell:
     needs: tuple[Treatment, ...] = ()
     asks: int = 0
     most: int | None = None
+    treatment: Treatment | None = None
 
     def subjects(self, bench: Bench) -> tuple[Subject, ...]:
         """The pictures that it is measured on."""
@@ -111,7 +113,8 @@ class Protocol(ABC):
         return bench.measured(key, lambda: whole.measure(bench))
 
     def key(self, cell: Cell, subject: Subject) -> Key:
-        return Key(self.name, cell.name, subject.digest)
+        treated = hashlib.sha256(repr((cell.needs, cell.treatment)).encode()).hexdigest()
+        return Key(self.name, f"{cell.name} {treated[:12]}", subject.digest)
 
 
 def measure_all(protocols: Sequence[Protocol], bench: Bench, progress: Callable[[], None]) -> None:
