@@ -58,7 +58,8 @@ class RemovalFigures:
             entry[key] = round(float(getattr(self, key)), 4)
         entry |= {"psnr": round(self.psnr, 2), "marked_psnr": round(self.marked_psnr, 2)}
         entry["classifiers"] = self.classifiers
-        return entry | {"command": f"python -m training.removal onnx_models/{name} --data DIR"}
+        command = f"python -m training.removal onnx_models/{name} --data DIR --limit {self.images}"
+        return entry | {"command": command}
 
 
 class Judge:

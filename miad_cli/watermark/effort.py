@@ -35,7 +35,7 @@ class Effort:
 EFFORTS: Mapping[EffortName, Effort] = MappingProxyType(
     {
         "fast": Effort(Plan(seeds=16, rounds=1, children=8, sits=6), 0, 8, 3, 2, 4),
-        "standard": Effort(Plan(), 6, 14, 8, 3, 3),
+        "standard": Effort(Plan(seeds=24, rounds=2, children=12, sits=8), 6, 14, 8, 3, 3),
         "max": Effort(Plan(seeds=60, rounds=10, children=24, sits=24), 20, 60, 30, 0, 2),
     }
 )
