@@ -85,7 +85,16 @@ def test_the_environment_chooses_a_profile_and_the_flag_beats_it(miad, study, lo
 
 def test_a_process_protects_verifies_and_unlocks(miad_process, study, logo, work, digests):
     done = miad_process(
-        "protect", "study", "--logo", logo, "--search", "random", "--key-out", "key.txt"
+        "protect",
+        "study",
+        "--logo",
+        logo,
+        "--search",
+        "random",
+        "--effort",
+        "fast",
+        "--key-out",
+        "key.txt",
     )
     assert done.code == 0, done.err
     assert miad_process("verify", "study-protected", "--key", "key.txt").code == 0
@@ -188,6 +197,7 @@ def test_a_killed_protect_leaves_whole_files_and_can_be_resumed(
     for seed in range(20):
         make.dicom(work / "study" / f"{seed:02}.dcm", seed)
     command = ["protect", "study", "--logo", logo, "--search", "random", "--key-out", "key.txt"]
+    command += ["--models", "resnet", "--effort", "fast"]  # of those that ship: a process has them
     output = work / "study-protected"
 
     code = killed(command, output, random.Random(round_).uniform(0, 0.3))

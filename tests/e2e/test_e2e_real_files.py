@@ -29,7 +29,7 @@ class Round:
         model = workshop.miad("models", "list", "--json").json["models"][0]["name"]
         self.protect = workshop.miad(
             "protect", "study", "--logo", workshop.logo, "--search", "random", "--models", model,
-            "--key-out", "key.txt", "--json",
+            "--effort", "fast", "--key-out", "key.txt", "--json",
         )  # fmt: skip
         self.verify = workshop.miad("verify", self.output, "--key", "key.txt", "--json")
         self.unlock = workshop.miad("unlock", self.output, "--key", "key.txt", "--json")

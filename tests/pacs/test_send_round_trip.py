@@ -170,7 +170,7 @@ def test_protect_with_the_shipped_program_and_send(
     line = ["protect", study.originals, "--logo", logo, "-o", out, "--key-out", key, "-q"]
     (study.home / "owner.pub.pem").unlink()  # it makes its own
 
-    assert miad(*line, "--search", "random") == 0
+    assert miad(*line, "--search", "random", "--effort", "fast") == 0
     assert miad("send", out, "--dest", orthanc.dest, "--yes-not-clinical", "--verify", "-q") == 0
     fetched.mkdir()
     for uid, content in orthanc.instances().items():

@@ -83,7 +83,18 @@ def prepare(root: Path) -> Place:
 def protect_line(place: Place) -> list[str]:
     line = ["protect", str(place.study), "--logo", str(place.root / "logo.png")]
     line += ["-o", str(place.protected), "--sign-with", str(place.owner)]
-    return [*line, "--to", place.recipient("old"), "--search", "random", "--models", "resnet", "-q"]
+    return [
+        *line,
+        "--to",
+        place.recipient("old"),
+        "--search",
+        "random",
+        "--models",
+        "resnet",
+        "--effort",
+        "fast",
+        "-q",
+    ]
 
 
 def unlock_line(place: Place) -> list[str]:
