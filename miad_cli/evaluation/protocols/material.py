@@ -102,6 +102,13 @@ class Material:
         )
 
 
+def nothing_to_leave_out(material: Material) -> str:
+    """Why no family can be left out of an attack; empty where one can."""
+    if len(material.families) < 2:
+        return "leaving a family out takes models of two families at least"
+    return ""
+
+
 def one_model(material: Material) -> str:
     """The model that the paper studies by itself: DenseNet for brain MRI, ResNet for the rest; the
     first where there is no such one."""

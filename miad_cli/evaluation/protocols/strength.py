@@ -10,7 +10,7 @@ from miad_cli.evaluation.findings import Cell as Shown
 from miad_cli.evaluation.findings import Column, Table
 from miad_cli.evaluation.protocols.asking import asked_after, present, said_in
 from miad_cli.evaluation.protocols.bench import Bench
-from miad_cli.evaluation.protocols.material import Material, one_model
+from miad_cli.evaluation.protocols.material import Material, nothing_to_leave_out, one_model
 from miad_cli.evaluation.protocols.protocol import Cell, Protocol, Section
 from miad_cli.evaluation.protocols.tally import QUALITY, Tally, qualities, quality_row
 from miad_cli.watermark.marking import Perturbing, Settings
@@ -46,9 +46,7 @@ class Strength(Protocol):
 
     @staticmethod
     def obstacle(material: Material) -> str:
-        if len(material.families) < 2:
-            return "holding a family out takes models of two families at least"
-        return ""
+        return nothing_to_leave_out(material)
 
     @cached_property
     def held_out(self) -> str:

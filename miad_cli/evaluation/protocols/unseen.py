@@ -9,7 +9,7 @@ from miad_cli.evaluation.findings import Bar, Bars, Beside, Column, Figure, Head
 from miad_cli.evaluation.paper import UNSEEN, paper_for
 from miad_cli.evaluation.protocols.asking import asked_after, present, said_in
 from miad_cli.evaluation.protocols.bench import Bench
-from miad_cli.evaluation.protocols.material import Material
+from miad_cli.evaluation.protocols.material import Material, nothing_to_leave_out
 from miad_cli.evaluation.protocols.protocol import Cell, Protocol, Section
 from miad_cli.evaluation.protocols.tally import Answers, Tally, quality_table
 
@@ -21,9 +21,7 @@ class Unseen(Protocol):
 
     @staticmethod
     def obstacle(material: Material) -> str:
-        if len(material.families) < 2:
-            return "leaving a family out takes models of two families at least"
-        return ""
+        return nothing_to_leave_out(material)
 
     @cached_property
     def left_out(self) -> dict[str, Cell]:
