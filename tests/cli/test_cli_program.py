@@ -234,7 +234,18 @@ def test_a_killed_unlock_leaves_whole_files_and_can_go_on(killed, miad, make, lo
 # --- Start-up -----------------------------------------------------------------------------
 
 
-def test_help_starts_about_as_fast_as_its_libraries(environment):
+BARE_PROGRAM = """
+import typer
+app = typer.Typer()
+@app.command()
+def one(number: int = 1) -> None: ...
+@app.command()
+def two(number: int = 1) -> None: ...
+app()
+"""
+
+
+def test_help_starts_about_as_fast_as_that_of_a_bare_program(environment):
     def seconds(*arguments):
         started = time.perf_counter()
         subprocess.run(
@@ -243,16 +254,16 @@ def test_help_starts_about_as_fast_as_its_libraries(environment):
         return time.perf_counter() - started
 
     def ratio():
-        libraries, ours = [], []
+        bare, ours = [], []
         for _ in range(5):  # in turn, so that a load on the machine meets both
-            libraries.append(seconds("-c", "import typer, rich"))
+            bare.append(seconds("-c", BARE_PROGRAM, "--help"))
             ours.append(seconds("-m", "miad_cli", "--help"))
-        return statistics.median(ours) / statistics.median(libraries)
+        return statistics.median(ours) / statistics.median(bare)
 
     ratios = [ratio()]
-    while ratios[-1] > 3 and len(ratios) < 3:  # a busy machine gets another chance
+    while ratios[-1] > 2 and len(ratios) < 3:  # a busy machine gets another chance
         ratios.append(ratio())
-    assert min(ratios) <= 3
+    assert min(ratios) <= 2
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["protect", "--help"], ["--version"]])
