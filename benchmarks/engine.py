@@ -45,7 +45,7 @@ from benchmarks.journal import record, recorded
 from miad_cli.decisions import settings_of
 from miad_cli.demo import draw_logo
 from miad_cli.errors import InvisibleLogo, NoRoomForLogo, PictureFailed
-from miad_cli.evaluation import metrics
+from miad_cli.evaluation import intervals, metrics
 from miad_cli.evaluation.datasets import Case
 from miad_cli.evaluation.inputs import read_dataset
 from miad_cli.evaluation.sampling import drawn_in_turn
@@ -526,7 +526,7 @@ class _Figures:
         return np.array([sum(one[name] for name in names) for one in self._results], float)
 
     def mean(self, *names: str, places: int = 2) -> str:
-        found = metrics.mean_estimate(self.of(*names), np.random.default_rng(0), self.groups)
+        found = intervals.mean_estimate(self.of(*names), np.random.default_rng(0), self.groups)
         return _shown(found, places)
 
 
@@ -552,7 +552,7 @@ def _ratios(task: str, method: str, ours: _Figures, paper: _Figures) -> str:
         for names in (("cpu",), ("wall",), ("queries",), passes)
     ]
     differences = [
-        _shown(metrics.mean_estimate(
+        _shown(intervals.mean_estimate(
             ours.of(name) - paper.of(name), np.random.default_rng(0), ours.groups
         ))
         for name in ("accuracy", "ssim")
@@ -560,9 +560,9 @@ def _ratios(task: str, method: str, ours: _Figures, paper: _Figures) -> str:
     return f"| {' | '.join([task, method, *shares, *differences])} |"
 
 
-def _of_sums(part: np.ndarray, whole: np.ndarray, groups: Sequence[str]) -> metrics.Estimate:
+def _of_sums(part: np.ndarray, whole: np.ndarray, groups: Sequence[str]) -> intervals.Estimate:
     """Sum by sum over the same pictures."""
-    return metrics.bootstrap(
+    return intervals.bootstrap(
         lambda chosen: float(part[chosen].sum() / whole[chosen].sum()),
         len(whole),
         np.random.default_rng(0),
@@ -570,7 +570,7 @@ def _of_sums(part: np.ndarray, whole: np.ndarray, groups: Sequence[str]) -> metr
     )
 
 
-def _shown(found: metrics.Estimate, places: int = 2) -> str:
+def _shown(found: intervals.Estimate, places: int = 2) -> str:
     value = f"{found.value:.{places}f}"
     if found.method == "none":
         return value

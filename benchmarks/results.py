@@ -18,7 +18,7 @@ from pathlib import Path
 
 from miad_cli.evaluate import Outcome, Request, evaluate, plan
 from miad_cli.evaluation.findings import Beside, Cell, Column, Figure, Findings, Table
-from miad_cli.evaluation.metrics import Estimate
+from miad_cli.evaluation.intervals import Estimate
 from miad_cli.evaluation.paper import BEST, SEEN, UNSEEN, Paper, paper_for
 from miad_cli.evaluation.protocols.registry import PROTOCOLS
 

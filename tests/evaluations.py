@@ -28,7 +28,7 @@ from miad_cli.evaluation.findings import (
     Summary,
     Table,
 )
-from miad_cli.evaluation.metrics import Estimate
+from miad_cli.evaluation.intervals import Estimate
 
 MODELS = ("resnet", "vgg", "inception", "mobilenet-v3", "densenet", "vit")
 SEARCHES = (("random", 0.843), ("he", 0.3862), ("he-sit", 0.3182), ("guided", None))

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from miad_cli.evaluation.metrics import Estimate
+from miad_cli.evaluation.intervals import Estimate
 
 Bytes = NDArray[np.uint8]
 Float = NDArray[np.float64]

@@ -29,7 +29,7 @@ from miad_cli.evaluation.findings import (
     Table,
     is_identifier,
 )
-from miad_cli.evaluation.metrics import Estimate
+from miad_cli.evaluation.intervals import Estimate
 from miad_cli.evaluation.page.document import GENERATOR, render
 from miad_cli.evaluation.page.markup import clean
 from miad_cli.files import write_files

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy import stats
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from sklearn import metrics as sklearn_metrics
 from sklearn.preprocessing import label_binarize
@@ -19,22 +18,17 @@ from miad_cli.evaluation.metrics import (
     Undefined,
     accuracy,
     balanced_accuracy,
-    bootstrap,
     covered_share,
     mask_iou,
-    mean_estimate,
     micro_auc,
     micro_average,
-    overlap,
     psnr,
     rmse,
     roc_auc,
     roc_curve,
-    share_estimate,
     ssim,
     ssim_map,
     widened,
-    wilson,
 )
 
 CLOSE = 1e-9
@@ -176,26 +170,6 @@ def check_covered_share(seed: int = 6) -> None:
     assert metrics.covered_share(area, cover) == pytest.approx(expected, abs=CLOSE)
 
 
-def check_wilson(hits: int = 3) -> None:
-    expected = stats.binomtest(hits, 17).proportion_ci(0.95, "wilson")
-    assert metrics.wilson(hits, 17) == pytest.approx((expected.low, expected.high), abs=CLOSE)
-
-
-def check_bootstrap(kind: str = "mean") -> None:
-    """scipy draws other samples, so the ends agree but for chance: 1 % of the width, or 2."""
-    values = rng(6).gamma(2.0, size=40)
-    expected = stats.bootstrap(
-        (values,), np.mean, n_resamples=10_000, method="percentile", rng=rng(7)
-    ).confidence_interval
-    ours = {
-        "mean": lambda: metrics.mean_estimate(values, rng(1)),
-        "any": lambda: metrics.bootstrap(lambda chosen: values[chosen].mean(), 40, rng(1)),
-    }[kind]()
-    assert ours.value == pytest.approx(values.mean(), abs=CLOSE)
-    width = expected.high - expected.low
-    assert (ours.low, ours.high) == pytest.approx((expected.low, expected.high), abs=0.05 * width)
-
-
 @pytest.mark.parametrize(
     ("check", "arguments"),
     [
@@ -209,8 +183,6 @@ def check_bootstrap(kind: str = "mean") -> None:
         *((check_psnr, kind) for kind in PAIRS),
         *((check_rmse, kind) for kind in PAIRS),
         *((check_ssim, kind) for kind in PAIRS),
-        *((check_wilson, hits) for hits in (0, 1, 9, 17)),
-        *((check_bootstrap, kind) for kind in ("mean", "any")),
     ],
     ids=lambda value: getattr(value, "__name__", str(value)),
 )
@@ -267,8 +239,6 @@ def short_blur(values: np.ndarray) -> np.ndarray:
         (check_mask_iou, "mask_iou", covered_share),
         (check_covered_share, "covered_share", mask_iou),
         (check_covered_share, "covered_share", lambda area, cover: covered_share(cover, area)),
-        (check_wilson, "Z", 1.645),
-        (check_bootstrap, "LEVEL", 90.0),
     ],
 )
 def test_broken_figure_is_not_the_librarys(
@@ -348,83 +318,6 @@ def test_perturbation_covers_where_any_channel_is_changed() -> None:
     assert covered_share(area, delta) == pytest.approx(2 / 8)
 
 
-def test_overlap_tells_how_much_and_how_often() -> None:
-    area = np.ones((2, 2))
-    covers = [np.zeros((2, 2)), np.array([[1, 0], [0, 0]]), np.ones((2, 2)), np.zeros((2, 2))]
-    found = overlap([area] * 4, covers, rng())
-    assert (found.covered.value, found.touched.value) == (1.25 / 4, 0.5)
-    nowhere = overlap([area] * 4, [np.zeros((2, 2))] * 4, rng())
-    assert nowhere.touched.method == "wilson"
-    assert nowhere.touched.high == pytest.approx(wilson(0, 4)[1])
-
-
-# --- Intervals ----------------------------------------------------------------------------------
-
-
-def test_interval_depends_on_nothing_but_the_seed() -> None:
-    values = rng(11).random(25)
-    assert mean_estimate(values, rng(3)) == mean_estimate(values, rng(3))
-    assert mean_estimate(values, rng(3)) != mean_estimate(values, rng(4))
-
-
-def test_groups_that_are_all_alike_count_as_one_picture_each() -> None:
-    values = rng(12).random(15)
-    singly = mean_estimate(values, rng(3))
-    patients = np.tile(np.arange(15), 4)
-    grouped = mean_estimate(np.tile(values, 4), rng(3), groups=[f"p{one}" for one in patients])
-    assert (grouped.low, grouped.high) == pytest.approx((singly.low, singly.high), abs=CLOSE)
-    assert grouped.n == 60
-    alone = mean_estimate(np.tile(values, 4), rng(3))
-    assert alone.high - alone.low < 0.7 * (grouped.high - grouped.low)
-
-
-def test_large_group_weighs_by_its_pictures() -> None:
-    values = np.array([1.0, 1.0, 1.0, 0.0])
-    found = mean_estimate(values, rng(), groups=["a", "a", "a", "b"])
-    assert (found.value, found.low, found.high) == (0.75, 0.0, 1.0)
-
-
-def test_interval_holds_the_truth_as_often_as_it_says() -> None:
-    generator = rng(13)
-    found = [mean_estimate(sample, generator) for sample in generator.normal(5, 2, (100, 60))]
-    assert 0.88 <= np.mean([one.low <= 5 <= one.high for one in found]) <= 0.99
-
-
-def test_figures_of_groups_are_drawn_as_their_means_are() -> None:
-    values, groups = rng(16).random(30), rng(17).integers(0, 12, 30).tolist()
-    means = mean_estimate(values, rng(1), groups)
-    figures = bootstrap(lambda chosen: values[chosen].mean(), 30, rng(2), groups)
-    assert means.value == pytest.approx(figures.value, abs=CLOSE)
-    width = means.high - means.low
-    assert (means.low, means.high) == pytest.approx((figures.low, figures.high), abs=0.05 * width)
-
-
-def test_any_figure_has_an_interval() -> None:
-    labels, shares = answers(14)
-    found = bootstrap(
-        lambda chosen: micro_auc(labels[chosen], shares[chosen]), 60, rng(), resamples=200
-    )
-    assert found.low < found.value == micro_auc(labels, shares) < found.high
-
-
-@pytest.mark.parametrize("share", [0, 1])
-def test_share_without_a_spread_has_wilsons_interval(share: int) -> None:
-    found = share_estimate([share] * 10, rng())
-    expected = stats.binomtest(share * 10, 10).proportion_ci(0.95, "wilson")
-    assert (found.value, found.n, found.method) == (share, 10, "wilson")
-    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=CLOSE)
-    two = share_estimate([share] * 10, rng(), groups=["a"] * 5 + ["b"] * 5)
-    assert (two.low, two.high) == pytest.approx(wilson(share * 2, 2), abs=CLOSE)
-    mixed = share_estimate([share] * 9 + [1 - share], rng())
-    assert mixed.method == "bootstrap"
-    assert mixed == mean_estimate([share] * 9 + [1 - share], rng())
-
-
-def test_one_picture_or_group_has_no_interval() -> None:
-    assert mean_estimate([0.25], rng()) == metrics.Estimate(0.25, 0.25, 0.25, 1, "none")
-    assert share_estimate([True, False], rng(), groups=["a", "a"]).method == "none"
-
-
 # --- Nothing is NaN -----------------------------------------------------------------------------
 
 NOTHING = np.zeros((12, 12))
@@ -449,11 +342,6 @@ TALL = np.ones((12, 12))
         lambda: rmse(NOTHING[:0], TALL[:0], data_range=1),
         lambda: mask_iou(NOTHING, NOTHING),
         lambda: covered_share(NOTHING, TALL),
-        lambda: mean_estimate([], rng()),
-        lambda: share_estimate([], rng()),
-        lambda: mean_estimate([1.0, math.inf], rng()),
-        lambda: bootstrap(lambda chosen: math.nan if len(set(chosen)) < 3 else 1.0, 3, rng()),
-        lambda: wilson(0, 0),
     ],
 )
 def test_figure_that_does_not_exist_is_said(ask: Callable[[], object]) -> None:
@@ -475,8 +363,6 @@ def test_figure_that_does_not_exist_is_said(ask: Callable[[], object]) -> None:
         lambda: ssim(NOTHING, TALL, data_range=1, inside=TALL[:11]),
         lambda: mask_iou(NOTHING, TALL[:11]),
         lambda: covered_share(TALL, TALL[:11]),
-        lambda: mean_estimate([1.0, 2.0], rng(), groups=["a"]),
-        lambda: wilson(3, 2),
     ],
 )
 def test_what_does_not_belong_together_is_refused(ask: Callable[[], object]) -> None:

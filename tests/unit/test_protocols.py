@@ -22,8 +22,8 @@ from miad_cli.errors import NoRoomForLogo, NoUsableInput, UsageError
 from miad_cli.evaluate import Outcome, Request, evaluate, plan
 from miad_cli.evaluation.findings import Findings
 from miad_cli.evaluation.gate import Gate
+from miad_cli.evaluation.intervals import Estimate
 from miad_cli.evaluation.ledger import FILE, Ledger
-from miad_cli.evaluation.metrics import Estimate
 from miad_cli.evaluation.protocols import bench as bench_room
 from miad_cli.evaluation.protocols import sweep, tally
 from miad_cli.evaluation.protocols.bench import Bench

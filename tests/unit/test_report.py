@@ -36,7 +36,7 @@ from miad_cli.evaluation.findings import (
     Summary,
     Table,
 )
-from miad_cli.evaluation.metrics import Estimate
+from miad_cli.evaluation.intervals import Estimate
 from miad_cli.evaluation.page.markup import number
 from miad_cli.evaluation.report import (
     check_place,

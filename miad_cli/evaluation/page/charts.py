@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from miad_cli.evaluation.findings import Bar, Bars, Curve, Curves, Figure, Float
-from miad_cli.evaluation.metrics import Estimate
+from miad_cli.evaluation.intervals import Estimate
 from miad_cli.evaluation.page.markup import (
     DIRECTION,
     NONE,

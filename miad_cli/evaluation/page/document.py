@@ -17,7 +17,7 @@ from miad_cli.evaluation.findings import (
     Sample,
     labels_sentence,
 )
-from miad_cli.evaluation.metrics import Estimate
+from miad_cli.evaluation.intervals import Estimate
 from miad_cli.evaluation.page.charts import bars_html, roc_html
 from miad_cli.evaluation.page.markup import (
     NONE,

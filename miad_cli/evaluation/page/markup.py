@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from html import escape as _escape
 
 from miad_cli.evaluation.findings import Beside, Better, Cell, Figure
-from miad_cli.evaluation.metrics import Estimate
+from miad_cli.evaluation.intervals import Estimate
 
 NONE = "–"
 """What stands where nothing was measured."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 
 from miad_cli.evaluation.findings import Beside, Cell, Column, Table
-from miad_cli.evaluation.metrics import Estimate
+from miad_cli.evaluation.intervals import Estimate
 from miad_cli.evaluation.page.markup import NONE, esc, figures, hint, interval, number, value_of
 
 _SHORT = 12

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from miad_cli.evaluation.findings import Beside, Column, Table
-from miad_cli.evaluation.metrics import Estimate
+from miad_cli.evaluation.intervals import Estimate
 from miad_cli.evaluation.paper import paper_for
 from miad_cli.evaluation.protocols.asking import asked_after, present, said_in
 from miad_cli.evaluation.protocols.bench import Bench

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from miad_cli.evaluation import metrics
+from miad_cli.evaluation import intervals, metrics
 from miad_cli.evaluation.findings import Cell, Column, Curve, Table
-from miad_cli.evaluation.metrics import Estimate
+from miad_cli.evaluation.intervals import Estimate
 from miad_cli.evaluation.protocols.bench import Bench, Subject
 from miad_cli.evaluation.protocols.treatments import Treatment
 
@@ -62,7 +62,7 @@ class Tally:
             return metrics.micro_auc(labels[chosen], chances[chosen])
 
         groups = [one.subject.group for one in answers]
-        found = metrics.bootstrap(statistic, len(answers), self._draw(), groups, AUC_RESAMPLES)
+        found = intervals.bootstrap(statistic, len(answers), self._draw(), groups, AUC_RESAMPLES)
         return _of_pictures(found, (one.subject for one in answers))
 
     def curve(self, name: str, answers: Answers, paper: float | None = None) -> Curve | None:
@@ -78,7 +78,7 @@ class Tally:
         if not hits:
             return None
         groups = [subject.group for subject, _ in hits]
-        found = metrics.share_estimate([hit for _, hit in hits], self._draw(), groups)
+        found = intervals.share_estimate([hit for _, hit in hits], self._draw(), groups)
         return _of_pictures(found, (subject for subject, _ in hits))
 
     def mean(self, values: Iterable[tuple[Subject, float | None]]) -> Estimate | None:
@@ -89,7 +89,7 @@ class Tally:
             return None
         groups = [subject.group for subject, _ in there]
         try:
-            found = metrics.mean_estimate([value for _, value in there], self._draw(), groups)
+            found = intervals.mean_estimate([value for _, value in there], self._draw(), groups)
         except metrics.Undefined:
             return None
         return _of_pictures(found, (subject for subject, _ in there))
