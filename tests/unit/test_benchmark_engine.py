@@ -16,12 +16,14 @@ from laboratory import FAMILIES, write_models
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.engine import disrupting, paper_faithful, tables, watching
+from benchmarks.engine_tables import tables
+from benchmarks.meter import watching
+from benchmarks.paper_method import disrupting, paper_faithful
 from miad_cli.imaging.image import MedicalImage, Window
 from miad_cli.models import bank as bank_room
 from miad_cli.models.bank import Bank, load_bank
 from miad_cli.models.session import Device
-from miad_cli.watermark.guided import BASES, Plan
+from miad_cli.watermark.guided import Plan
 from miad_cli.watermark.lesions import Lesions
 from miad_cli.watermark.marking import Marking, Perturbing, Settings, mark_picture
 from miad_cli.watermark.perturbation import Attack
@@ -66,7 +68,7 @@ def test_passes_are_those_that_the_decision_tells_of(bank: Bank) -> None:
     elapsed = time.perf_counter() - started
     count = len(FAMILIES)
     assert meter.passes["classifier"] == count * (decision.queries + ASKED_BESIDES)
-    assert meter.passes["classifier gradient"] == count * (6 + BASES)
+    assert meter.passes["classifier gradient"] == count * (6 + SETTINGS.plan.bases)
     assert meter.passes["removal gradient"] == 1 + 2
     assert decision.gradients == count * 6 + 3
     assert 0 < meter.wall < elapsed
