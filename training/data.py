@@ -2,8 +2,8 @@
 
 A data set is a folder with ``manifest.csv``: path, label, split (train or test), group
 (a patient, or whatever else must not be divided), and, where lesions are outlined, mask (a
-picture as large as the picture, white where the lesion is). Sealed or test rows never reach
-training.
+picture as large as the picture, white where the lesion is) or box (centre x, centre y, width and
+height, as fractions of the picture). Sealed or test rows never reach training.
 The folder of all sets may also be one file, a pack (``training.pack``): a ZIP archive with the
 same names in it.
 """
@@ -22,7 +22,7 @@ from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw
 
 DATA_VARIABLE = "MIAD_DATA"
 
@@ -95,6 +95,9 @@ SOURCES: Mapping[str, tuple[Source, ...]] = MappingProxyType(
         ),
     }
 )
+
+# The classes of a task that show no lesion.
+HEALTHY: Mapping[str, tuple[str, ...]] = MappingProxyType({"brain_mri": ("no_tumor",)})
 
 # The classes a task is also judged on alone: the others have another origin.
 SUBSETS: Mapping[str, tuple[str, tuple[str, ...]]] = MappingProxyType(
@@ -205,17 +208,47 @@ def load_split(root: Path, task: str, split: str, side: int, masked: bool = Fals
 def load_masks(
     root: Path, task: str, rows: Sequence[Mapping[str, str]], side: int
 ) -> NDArray[np.uint8]:
-    """Decode the lesion masks of ``rows`` of a task's manifest to (n, 1, side, side) uint8.
+    """The lesions of ``rows`` of a task's manifest, (n, 1, side, side) uint8.
+
+    An outline where there is one, else the ellipse that fills the box; nothing for pictures of a
+    class without lesions.
 
     Raises:
         ValueError: one of them has none.
     """
-    without = sum(not row.get("mask") for row in rows)
-    if without:
-        raise ValueError(f"{root}: {without} of {len(rows)} pictures of {task} have no lesion mask")
-    contents = read_files(root, [f"{task}/{row['mask']}" for row in rows])
-    # In colours of a palette, 0 may be white: what a mask shows counts, not its numbers.
-    return np.stack([decode(content, side, grey=True) for content in contents])
+    healthy = HEALTHY.get(task, ())
+    there = [bool(row.get("mask") or row.get("box") or row["label"] in healthy) for row in rows]
+    if not all(there):
+        raise ValueError(
+            f"{root}: {there.count(False)} of {len(rows)} pictures of {task} have no lesion mask"
+        )
+    found = np.zeros((len(rows), 1, side, side), np.uint8)
+    outlined = [i for i, row in enumerate(rows) if row.get("mask")]
+    contents = read_files(root, [f"{task}/{rows[i]['mask']}" for i in outlined])
+    for i, content in zip(outlined, contents, strict=True):
+        # In colours of a palette, 0 may be white: what a mask shows counts, not its numbers.
+        found[i] = decode(content, side, grey=True)
+    boxed = [i for i, row in enumerate(rows) if row.get("box") and not row.get("mask")]
+    contents = read_files(root, [f"{task}/{rows[i]['path']}" for i in boxed])
+    for i, content in zip(boxed, contents, strict=True):
+        with Image.open(io.BytesIO(content)) as picture:
+            drawn = ellipse(rows[i]["box"], picture.width, picture.height)
+        found[i, 0] = fit_pad(drawn, side)
+    return found
+
+
+def ellipse(box: str, width: int, height: int) -> Image.Image:
+    """A mask of ``width`` x ``height`` pixels, white in the ellipse that fills a manifest's box.
+
+    Raises:
+        ValueError: the words are no box.
+    """
+    across, down, wide, high = (float(word) for word in box.split())
+    left, top = (across - wide / 2) * width, (down - high / 2) * height
+    drawn = Image.new("L", (width, height))
+    corners = (left, top, left + wide * width - 1, top + high * height - 1)
+    ImageDraw.Draw(drawn).ellipse(tuple(round(one) for one in corners), fill=255)
+    return drawn
 
 
 def decode(content: bytes, side: int, grey: bool = False) -> NDArray[np.uint8]:

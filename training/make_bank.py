@@ -93,7 +93,7 @@ PLANS = (
     _classifier("vit", 26, "0.001,0.0008,0.0005"),
     _remover("wdnet"),
     _remover("split-refine"),
-    # Lesions are outlined in one data set alone.
+    # Lesions are outlined in two data sets alone, in one of them by boxes.
     Plan(
         "skin-lesion",
         "train_segmenter",
@@ -101,6 +101,14 @@ PLANS = (
         _course(3, "0.5,0.5", "0.004,0.002", "128,224", batch="32"),
         network="unet",
         tasks="dermoscopy",
+    ),
+    Plan(
+        "brain-tumour",
+        "train_segmenter",
+        _course(15, "0.3,0.4,0.3", "0.003,0.002,0.001", "96,128,224", batch="8"),
+        _course(3, "0.5,0.5", "0.004,0.002", "128,224", batch="32"),
+        network="unet",
+        tasks="brain_mri",
     ),
 )
 

@@ -35,10 +35,12 @@ Bools = NDArray[np.bool_]
 class SegmentationFigures:
     """How well lesions are found, on average over the pictures of a task; fractions 0..1.
 
-    accuracy: pixels that are right. iou, dice: overlap of the mask with the outline. uncovered:
-    part of the outlined lesion that lies outside the boxes around the mask, where a logo may go.
-    box_area: area of these boxes, all pictures together, relative to that of the boxes around
-    the outlines; above 1 the boxes are too large.
+    accuracy: pixels that are right. iou, dice: overlap of the mask with the outline; where neither
+    marks anything they agree. uncovered: part of the outlined lesion that lies outside the boxes
+    around the mask, where a logo may go; over the pictures with a lesion. box_area: area of these
+    boxes, all pictures together, relative to that of the boxes around the outlines; above 1 the
+    boxes are too large. false_finds: share of the pictures without a lesion in which one is found;
+    None where all have one.
     """
 
     task: str
@@ -49,12 +51,14 @@ class SegmentationFigures:
     dice: float
     uncovered: float
     box_area: float
+    false_finds: float | None = None
 
     def entry(self, name: str) -> dict[str, Any]:
         """The entry in the manifest of model ``name``."""
         figures = {
             key: round(value, 4) if isinstance(value, float) else value
             for key, value in asdict(self).items()
+            if value is not None
         }
         return figures | {"command": f"python -m training.check onnx_models/{name} --data DIR"}
 
@@ -94,8 +98,12 @@ def measure_segmentation(
     alike = same.double()
     boxed, fitting = (np.stack([covered(one) for one in every]) for every in (found, truth))
     missed = [
-        float((outline & ~box).sum() / max(outline.sum(), 1))
+        float((outline & ~box).sum() / outline.sum())
         for outline, box in zip(truth, boxed, strict=True)
+        if outline.any()
+    ]
+    elsewhere = [
+        bool(one.any()) for one, outline in zip(found, truth, strict=True) if not outline.any()
     ]
     return SegmentationFigures(
         task=task,
@@ -106,6 +114,7 @@ def measure_segmentation(
         dice=float((2.0 * alike / (1.0 + alike)).mean()),
         uncovered=float(np.mean(missed)),
         box_area=float(boxed.sum() / max(fitting.sum(), 1)),
+        false_finds=float(np.mean(elsewhere)) if elsewhere else None,
     )
 
 

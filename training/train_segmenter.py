@@ -29,7 +29,7 @@ from training.runs import (
 from training.segmenters import SEGMENTERS, initialise_segmenter
 from training.train import Part, resized, stored_side
 
-# Skin has no up and down.
+# Skin has no up and down, and slices of a head come any way round.
 ANY_WAY_ROUND = Augmentation(rotation=180.0, scale=0.25, shift=0.1, saturation=0.3)
 
 
