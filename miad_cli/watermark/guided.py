@@ -43,8 +43,6 @@ SHADE = 40
 
 FAINT = 60
 """Alpha of 255 of the logos on the pictures that gradients are taken at."""
-BASES = 4
-"""How many such pictures. The gradient at the clean picture alone says less: see `Slopes`."""
 
 REACH = (0.1, 0.1, 0.5, 0.5, 0.5, 0.5)
 """Over which distance the scores of two candidates say something of each other: position in widths
@@ -69,6 +67,8 @@ class Plan:
         seeds: candidates of the first batch; a third of them come from first-order maps.
         rounds, children: further batches, and candidates in each.
         sits: transformations of the logo to choose from, the upright one among them.
+        bases: pictures with a faint logo that the maps are made from. The gradient at the clean
+            picture alone says less: see `Slopes`.
         target: margin (difference of logits) by which every model is to be fooled, on slightly
             disturbed views too; what reaches it ends the search.
     """
@@ -77,6 +77,7 @@ class Plan:
     rounds: int = 6
     children: int = 16
     sits: int = 12
+    bases: int = 4
     target: float = 1.0
 
 
@@ -341,7 +342,7 @@ class _Ground:
     def _faint(self, free: dict[Sit, NDArray[np.int64]]) -> list[Mark]:
         """Faint logos at random places, to take gradients at."""
         marks = []
-        for _ in range(BASES):
+        for _ in range(self.plan.bases):
             sit = list(free)[self._generator.integers(len(free))]
             x, y = free[sit][self._generator.integers(len(free[sit]))]
             marks.append(self.placement.mark(Candidate(int(x), int(y), FAINT, sit)))

@@ -24,6 +24,7 @@ from miad_cli.models.bank import Surrogate
 from miad_cli.models.manifest import InputSpec
 from miad_cli.models.session import Device
 from miad_cli.models.view import view_for
+from miad_cli.watermark import perturbation
 from miad_cli.watermark.blend import Mark, blend
 from miad_cli.watermark.delta import Delta, add, grid_size
 from miad_cli.watermark.lesions import Box
@@ -135,7 +136,21 @@ def test_momentum_carries_on_against_a_change_of_mind() -> None:
     assert [course(1.0, steps) for steps in (2, 3, 4, 5)] == [4, 6, 6, 4]
 
 
-def test_every_picture_and_model_counts_the_same(tmp_path: Path) -> None:
+def quiet_and_loud(root: Path) -> tuple[list[Surrogate], list[np.ndarray]]:
+    """Two linear models, the second with its input scaled up, and what pulls at each."""
+    models, pulls = [], []
+    for seed, extra in ((1, ""), (2, "range = [0.0, 1000.0]")):
+        folder = root / f"flat{seed}"
+        write_flat_model(folder, layout="NCHW", channels=3, kind="logits", seed=seed, extra=extra)
+        models.append(Surrogate(folder, Device()))
+        slope = pull(models[-1])
+        pulls.append(slope / np.abs(slope).mean())
+    return models, pulls
+
+
+def test_every_picture_and_model_counts_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import torch
 
     slopes = torch.tensor([[1.0, -3.0], [1e-6, 3e-6]]).view(2, 1, 1, 2)
@@ -143,17 +158,24 @@ def test_every_picture_and_model_counts_the_same(tmp_path: Path) -> None:
         pytest.approx([0.5, -1.5]),
         pytest.approx([0.5, 1.5]),
     ]
-    # A model that shouts, since its input is scaled up, does not drown the other.
-    pulls, models = [], []
-    for seed, extra in ((1, ""), (2, "range = [0.0, 1000.0]")):
-        folder = tmp_path / f"flat{seed}"
-        write_flat_model(folder, layout="NCHW", channels=3, kind="logits", seed=seed, extra=extra)
-        models.append(Surrogate(folder, Device()))
-        slope = pull(models[-1])
-        pulls.append(slope / np.abs(slope).mean())
+    # A model that shouts does not drown the other, as long as both have as much to lose.
+    models, pulls = quiet_and_loud(tmp_path)
+    monkeypatch.setattr(perturbation, "ENOUGH", np.inf)
     found = made(bare(grey_image()), models).delta.grid[..., 0]
     np.testing.assert_array_equal(np.sign(found), np.sign(pulls[0] + pulls[1]))
     assert (np.sign(found) != np.sign(pulls[1])).any()
+
+
+def test_a_model_that_is_fooled_by_far_leaves_the_way_to_others(tmp_path: Path) -> None:
+    models, pulls = quiet_and_loud(tmp_path)
+    grey = np.full((1, 3, SIDE, SIDE), 0.5, np.float32)
+    said = models[1].session.run(grey)["answer"][0]
+    lost, direction = int(said.argmin()), 1 if said.argmin() == 0 else -1
+    assert np.ptp(said) > 20
+    found = made(bare(grey_image()), models, label=lost).delta.grid[..., 0]
+    np.testing.assert_array_equal(np.sign(found), direction * np.sign(pulls[0]))
+    asked = made(bare(grey_image()), models, replace(PLAIN, steps=8, models_per_step=1), label=lost)
+    assert sum(loss > 20 for loss in asked.losses) <= 2
 
 
 def test_margin_is_the_best_other_class_less_the_label() -> None:
