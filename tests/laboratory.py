@@ -3,12 +3,11 @@ pictures from bright ones, two removal networks, and a folder of pictures."""
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
 from helpers import build_png, opaque_logo, write_convolutional_model
-from strangers import remover
+from strangers import write_remover
 
 FAMILIES = {"alpha": 0.80, "beta": 0.90}
 """Families, and what each model's bias makes of grey: about half of the bias is its threshold."""
@@ -28,36 +27,8 @@ def write_models(root: Path, networks: dict[str, float] = NETWORKS) -> Path:
             text.replace('family = "toy"', f'family = "{family}"'), encoding="utf-8"
         )
     for name, scale in networks.items():
-        write_remover(root / name, scale)
+        write_remover(root / name, scale, side=16)
     return root
-
-
-def write_remover(folder: Path, scale: float) -> None:
-    content = remover(side=16, scale=scale).SerializeToString()
-    folder.mkdir(parents=True)
-    (folder / "model.onnx").write_bytes(content)
-    (folder / "manifest.toml").write_text(
-        f"""name = "{folder.name}"
-family = "toy"
-role = "removal"
-file = "model.onnx"
-sha256 = "{hashlib.sha256(content).hexdigest()}"
-
-[input]
-tensor = "picture"
-rows = 16
-columns = 16
-
-[[outputs]]
-kind = "image"
-tensor = "image"
-
-[[outputs]]
-kind = "mask"
-tensor = "mask"
-""",
-        encoding="utf-8",
-    )
 
 
 def write_pictures(root: Path, of_each: int = 3, side: int = 24) -> Path:

@@ -6,6 +6,8 @@ pictures, and what it wants and gives is known by construction.
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -121,6 +123,40 @@ def remover(layout: str = "NCHW", side: int = 32, scale: float = 1.0) -> ModelPr
         ],
         weights,
     )
+
+
+def write_remover(
+    folder: Path, scale: float, side: int = 32, layout: str = "NCHW", fit: str = "pad"
+) -> Path:
+    """`remover` with its manifest, in a folder that bears its name."""
+    content = remover(layout, side, scale).SerializeToString()
+    folder.mkdir(parents=True)
+    (folder / "model.onnx").write_bytes(content)
+    (folder / "manifest.toml").write_text(
+        f"""name = "{folder.name}"
+family = "toy"
+role = "removal"
+file = "model.onnx"
+sha256 = "{hashlib.sha256(content).hexdigest()}"
+
+[input]
+tensor = "picture"
+layout = "{layout}"
+rows = {side}
+columns = {side}
+fit = "{fit}"
+
+[[outputs]]
+kind = "image"
+tensor = "image"
+
+[[outputs]]
+kind = "mask"
+tensor = "mask"
+""",
+        encoding="utf-8",
+    )
+    return folder
 
 
 def segmenter(labels: int, side: int = 32, stride: int = 1) -> ModelProto:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import pytest
 from helpers import SIDE, write_convolutional_model, write_flat_model
 from skimage.restoration import denoise_tv_chambolle
 from sklearn.linear_model import LogisticRegression
-from strangers import remover as remover_graph
+from strangers import write_remover
 
 from miad_cli.errors import ModelUnusable, UsageError
 from miad_cli.evaluation.adaptive import fine_tuned, logistic_regression
@@ -310,39 +309,6 @@ def test_chain_is_one_after_the_other(first: str) -> None:
     np.testing.assert_array_equal(done(f"{first}-jpeg-75", picture), expected)
 
 
-def removal_model(folder: Path, layout: str = "NCHW", fit: str = "stretch") -> Surrogate:
-    """Gives the picture back at a third of its brightness, and marks what is bright."""
-    content = remover_graph(layout, side=32, scale=1 / 3).SerializeToString()
-    folder.mkdir()
-    (folder / "model.onnx").write_bytes(content)
-    (folder / "manifest.toml").write_text(
-        f"""schema = 1
-name = "remover"
-family = "toy"
-role = "removal"
-file = "model.onnx"
-sha256 = "{hashlib.sha256(content).hexdigest()}"
-
-[input]
-tensor = "picture"
-layout = "{layout}"
-rows = 32
-columns = 32
-fit = "{fit}"
-
-[[outputs]]
-kind = "image"
-tensor = "image"
-
-[[outputs]]
-kind = "mask"
-tensor = "mask"
-""",
-        encoding="utf-8",
-    )
-    return Surrogate(folder, CPU)
-
-
 @pytest.mark.parametrize("samples", [1, 3])
 @pytest.mark.parametrize(("layout", "fit"), [("NCHW", "stretch"), ("NHWC", "pad")])
 def test_removal_network_works_at_its_own_size(
@@ -350,7 +316,9 @@ def test_removal_network_works_at_its_own_size(
 ) -> None:
     picture = marked(samples)
     picture[:, 36:] //= 8  # dark: no logo there
-    shown, found = removal_network(removal_model(tmp_path / "r", layout, fit), 0.69)(picture)
+    # A third of its brightness, and the mask of what is bright.
+    network = Surrogate(write_remover(tmp_path / "third", 1 / 3, 32, layout, fit), CPU)
+    shown, found = removal_network(network, 0.69)(picture)
     inner = np.s_[13:19, 11:27]
     assert shown.shape == picture.shape
     assert found[inner].all()

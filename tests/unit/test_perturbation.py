@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from helpers import (
     write_convolutional_model,
     write_flat_model,
 )
-from strangers import remover
+from strangers import write_remover
 
 from miad_cli.errors import ModelUnusable
 from miad_cli.imaging.image import MedicalImage, Window
@@ -369,30 +368,10 @@ def test_features_move_away_where_nothing_is_known(featured: Surrogate) -> None:
 # --- Removal networks -------------------------------------------------------------------------
 
 
-def darkener(folder: Path, scale: float) -> Surrogate:
+def darkener(root: Path, scale: float) -> Surrogate:
     """A removal network that multiplies the picture by `scale` and takes what is bright for the
     logo."""
-    content = remover(side=SIDE, scale=scale).SerializeToString()
-    (folder / "model.onnx").write_bytes(content)
-    (folder / "manifest.toml").write_text(
-        f"""name = "off"
-family = "other"
-role = "removal"
-file = "model.onnx"
-sha256 = "{hashlib.sha256(content).hexdigest()}"
-[input]
-tensor = "picture"
-rows = {SIDE}
-columns = {SIDE}
-[[outputs]]
-kind = "image"
-tensor = "image"
-[[outputs]]
-kind = "mask"
-tensor = "mask"
-"""
-    )
-    return Surrogate(folder, Device())
+    return Surrogate(write_remover(root / "off", scale, SIDE), Device())
 
 
 @pytest.mark.parametrize(
