@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -91,6 +91,23 @@ class Ensemble:
         if delta is not None:
             other.stored = add(self.stored[None], delta, self.tone)[0]
             other.views = other._views_of(other.stored)
+        return other
+
+    def among(self, numbers: Sequence[int]) -> Ensemble:
+        """The same in front of these of the bank's surrogates alone, by number, in order."""
+        chosen = tuple(self.bank.surrogates[number] for number in numbers)
+        if chosen == self.bank.surrogates:
+            return self
+        other = copy(self)
+        other.bank = replace(self.bank, surrogates=chosen)
+        other.eyes = [self.eyes[number] for number in numbers]
+        other.views = [self.views[number] for number in numbers]
+        featured = [one for one in self.bank.surrogates if one.manifest.features is not None]
+        features = zip(featured, self.clean.features, strict=True)
+        other.clean = Opinion(
+            tuple(self.clean.probabilities[number] for number in numbers if self.bank.task),
+            tuple(feature for one, feature in features if one in chosen),
+        )
         return other
 
     def opinion_of(self, frame: NDArray[np.integer]) -> Opinion:

@@ -69,6 +69,7 @@ class Plan:
         sits: transformations of the logo to choose from, the upright one among them.
         bases: pictures with a faint logo that the maps are made from. The gradient at the clean
             picture alone says less: see `Slopes`.
+        models: how many classifiers are asked, drawn at random for each picture; 0: all.
         target: margin (difference of logits) by which every model is to be fooled, on slightly
             disturbed views too; what reaches it ends the search.
     """
@@ -78,6 +79,7 @@ class Plan:
     children: int = 16
     sits: int = 12
     bases: int = 4
+    models: int = 0
     target: float = 1.0
 
 
@@ -101,41 +103,48 @@ class Panel:
 
     A voice's value is the model's margin (see `Opinion.margins`) for `label`, by default the
     ensemble's prediction on the clean shot; where the task is unknown, minus the distance of its
-    features relative to their length.
+    features relative to their length. With `numbers` only these of the models have voices.
     """
 
-    def __init__(self, ensembles: Sequence[Ensemble], label: int | None = None) -> None:
-        self._ensembles = ensembles
-        self._label = label
+    def __init__(
+        self,
+        ensembles: Sequence[Ensemble],
+        label: int | None = None,
+        numbers: Sequence[int] | None = None,
+    ) -> None:
         self.can_be_fooled = ensembles[0].bank.task is not None
+        # Of the whole bank: a few models may see another class in the clean picture.
+        self._labels = [
+            (one.clean.label if label is None else label) if self.can_be_fooled else None
+            for one in ensembles
+        ]
+        self._ensembles = [one if numbers is None else one.among(numbers) for one in ensembles]
 
     def values(self, marks: Sequence[Mark], disturbance: Disturbance | None = None) -> Float:
         return np.concatenate(
             [
-                np.stack([self._of(one, each) for each in one.opinions_with(marks, disturbance)])
-                for one in self._ensembles
+                np.stack(
+                    [_values(one, each, label) for each in one.opinions_with(marks, disturbance)]
+                )
+                for one, label in zip(self._ensembles, self._labels, strict=True)
             ],
             axis=1,
         )
 
     def slopes(self, marks: Sequence[Mark]) -> Slopes | None:
-        slopes = Slopes(self._ensembles, [self._label_of(one) for one in self._ensembles], marks)
+        slopes = Slopes(self._ensembles, self._labels, marks)
         return slopes if slopes.known.any() else None
 
-    def _of(self, ensemble: Ensemble, opinion: Opinion) -> Float:
-        label = self._label_of(ensemble)
-        if label is not None:
-            return opinion.margins(label)
-        moved = [
-            -float(np.linalg.norm(after - before) / (np.linalg.norm(before) + 1e-12))
-            for before, after in zip(ensemble.clean.features, opinion.features, strict=True)
-        ]
-        return np.array(moved, np.float32)
 
-    def _label_of(self, ensemble: Ensemble) -> int | None:
-        if not self.can_be_fooled:
-            return None
-        return ensemble.clean.label if self._label is None else self._label
+def _values(ensemble: Ensemble, opinion: Opinion, label: int | None) -> Float:
+    """(models,): a voice's value each."""
+    if label is not None:
+        return opinion.margins(label)
+    moved = [
+        -float(np.linalg.norm(after - before) / (np.linalg.norm(before) + 1e-12))
+        for before, after in zip(ensemble.clean.features, opinion.features, strict=True)
+    ]
+    return np.array(moved, np.float32)
 
 
 def guided(

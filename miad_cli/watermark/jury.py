@@ -85,9 +85,14 @@ class Jury:
         self._scored = [one.over(made.delta) for one in self._clean]
         return made.gradients
 
-    def panel(self) -> Panel:
-        """For the guided search: each model on each scored shot a voice."""
-        return Panel(self._scored, self._label)
+    def panel(self, models: int, generator: np.random.Generator) -> Panel:
+        """For the guided search: each model on each scored shot a voice; so many of the models,
+        drawn at random, or with 0 all."""
+        count = len(self.bank.surrogates)
+        if not 0 < models < count:
+            return Panel(self._scored, self._label)
+        chosen = sorted(generator.choice(count, models, replace=False).tolist())
+        return Panel(self._scored, self._label, chosen)
 
     def score(self, mark: Mark) -> Score:
         """For the paper's searches: the mean over the scored shots, fooled where all of them

@@ -301,7 +301,8 @@ def _search(
     placement: Placement, jury: Jury, settings: Settings, generator: np.random.Generator
 ) -> Found:
     if settings.method == "guided":
-        return guided(placement, jury.panel(), settings.plan, generator)
+        panel = jury.panel(settings.plan.models, generator)
+        return guided(placement, panel, settings.plan, generator)
     return search(
         settings.method,
         placement,

@@ -136,6 +136,20 @@ def test_voices_are_those_of_every_model_on_every_shot(models: Path) -> None:
     assert not slopes.change(marks[0].logo)[[1, 3]].any()
 
 
+@pytest.mark.parametrize("task", ["toy", None])
+def test_some_models_answer_as_they_do_among_all(models: Path, task: str | None) -> None:
+    for seed, name in enumerate("abc"):
+        write_convolutional_model(models / name, bias=0.6 + seed / 4)
+    bank = bank_of(task)
+    shots = [Ensemble(bank, picture()), Ensemble(bank, picture(inverted=True))]
+    marks = [Mark(3, 2, 150, noisy_logo(7, 9)), Mark(1, 9, 250, noisy_logo(7, 9))]
+    everyone, some = Panel(shots), Panel(shots, numbers=[0, 2])
+    np.testing.assert_allclose(some.values(marks), everyone.values(marks)[:, [0, 2, 3, 5]])
+    slopes = some.slopes(marks)
+    assert slopes is not None
+    assert len(slopes.base) == 4
+
+
 def test_without_a_label_each_shot_is_to_lose_its_own(models: Path) -> None:
     """The convolutional model says 0 of red and 1 of green."""
     write_convolutional_model(models / "b")
