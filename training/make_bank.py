@@ -56,25 +56,31 @@ def _course(budget: int, epochs: str, rate: str, side: str, **others: str) -> Ma
     return MappingProxyType(given | others)
 
 
-def _classifier(name: str, cpu_minutes: int, rate: str = "0.0015,0.001,0.0006") -> Plan:
-    """A classifier from scratch: small pictures first, for most of what it must learn."""
-    others = {"side": "96,160,224", "decay": "0.05", "rate": rate}
+def _classifier(
+    name: str, cpu_minutes: int, rates: Sequence[str] = ("0.0015", "0.001", "0.0006")
+) -> Plan:
+    """A classifier from scratch: small pictures first, for most of what it must learn; on a CPU
+    the middle size and the largest twice, beginning again at the first rate."""
+    first, middle, last = rates
+    again = ",".join((first, middle, last, first, last))
     return Plan(
         name,
         "train",
-        _course(cpu_minutes, "0.45,0.25,0.3", batch="32", **others),
-        _course(8, "0.3,0.3,0.4", batch="64", **others),
-    )
+        _course(
+            cpu_minutes, "0.19,0.11,0.13,0.34,0.23", again, "96,160,224,160,224",
+            batch="32", decay="0.05",
+        ),
+        _course(8, "0.3,0.3,0.4", ",".join(rates), "96,160,224", batch="64", decay="0.05"),
+    )  # fmt: skip
 
 
-def _remover(name: str) -> Plan:
+def _remover(name: str, cpu_minutes: int) -> Plan:
     """A removal network: crops first, whole pictures last."""
-    others = {"side": "128,224", "rate": "0.002,0.0008"}
     return Plan(
         name,
         "train_remover",
-        _course(50, "0.65,0.35", batch="16", **others),
-        _course(15, "0.4,0.6", batch="32", **others),
+        _course(cpu_minutes, "0.44,0.24,0.32", "0.002,0.0008,0.0008", "128,224,224", batch="16"),
+        _course(15, "0.4,0.6", "0.002,0.0008", "128,224", batch="32"),
     )
 
 
@@ -86,13 +92,13 @@ PLANS = (
         _course(8, "0.5,0.5", "0.001,0.0006", "160,224", batch="64", decay="0.02"),
         origin="ImageNet weights of MobileNet V2 (batch norms folded), Apache-2.0",
     ),
-    _classifier("resnet", 18),
-    _classifier("densenet", 22),
-    _classifier("vgg", 20),
-    _classifier("inception", 20),
-    _classifier("vit", 26, "0.001,0.0008,0.0005"),
-    _remover("wdnet"),
-    _remover("split-refine"),
+    _classifier("resnet", 35),
+    _classifier("densenet", 46),
+    _classifier("vgg", 38),
+    _classifier("inception", 40),
+    _classifier("vit", 42, ("0.001", "0.0008", "0.0005")),
+    _remover("wdnet", 75),
+    _remover("split-refine", 70),
     # Lesions are outlined in two data sets alone, in one of them by boxes.
     Plan(
         "skin-lesion",

@@ -33,10 +33,6 @@ if TYPE_CHECKING:
 _LARGEST = 127
 """What a cell of δ can hold."""
 
-ENOUGH = 1.5
-"""The margin by which a classifier is to be fooled, in logits: one with less left to lose counts
-more, one beyond it hardly at all. Chosen on training pictures."""
-
 
 @dataclass(frozen=True)
 class Weights:
@@ -68,8 +64,7 @@ class Attack:
         step_size: length of a step, in the same unit.
         steps: how many.
         momentum: what of the steps before goes into the next one.
-        models_per_step: how many classifiers are asked in a step, drawn at random, those that
-            have most left to lose most often; 0: all.
+        models_per_step: how many classifiers are asked in a step, drawn at random; 0: all.
         remover_every: every so manieth step asks one removal network, drawn at random.
         transforms: whether models look through random transforms.
     """
@@ -144,9 +139,8 @@ def perturb_many(
 ) -> list[Perturbed]:
     """A δ for each target, all in the same batches; their pictures must have one size.
 
-    A batch shares its random draws and the choice of the models that are asked in a step; where
-    all are asked, each comes out as it would alone. Where a target has several scenes they are
-    looked at in turn. Without `task` δ moves the models' features as far as it
+    Each comes out as it would alone: a batch shares its random draws. Where a target has several
+    scenes they are looked at in turn. Without `task` δ moves the models' features as far as it
     can, as nothing else is known of them.
 
     Raises:
@@ -247,8 +241,6 @@ class _Aims:
         self.device = device_of([*able, *removers])
         weight = attack.weights.classifiers if task else attack.weights.features
         self._classifiers = [Onlooker(one, size, self.device) for one in able if weight > 0]
-        # (classifiers, targets): how much each has left to lose, by what it said last.
-        self._needs = torch.ones(len(self._classifiers), len(targets), device=self.device)
         removal = attack.weights.disrupt > 0 or attack.weights.inerase > 0
         self._removers = [
             Onlooker(one, size, self.device) for one in removers if removal and one.gradients
@@ -275,18 +267,13 @@ class _Aims:
         down, across = self._enlarged
         pictures = stage.after((down @ leaf @ across.T) / 255)
         total = torch.zeros_like(delta)
-        chosen, rises, slopes = self._chosen(), [], []
+        chosen, rises = self._chosen(), []
         for number in chosen:
             rise = self._rise(number, pictures, stage, turns)
             rises.append(rise.detach())
-            slopes.append(self._slope(rise, leaf))
-            if self.task is not None:
-                self._needs[number] = torch.sigmoid(ENOUGH - rises[-1])
+            total += self._slope(rise, leaf) * (self._weight / len(chosen))
         if rises:
             self.losses.append(torch.stack(rises).mean(dim=0))
-            shares = self._needs[chosen] / self._needs[chosen].sum(dim=0)
-            for share, slope in zip(shares, slopes, strict=True):
-                total += slope * (self._weight * share.view(-1, 1, 1, 1))
         for weight, rise in self._removal(pictures, stage, step):
             total += self._slope(rise, leaf) * weight
         return total
@@ -303,8 +290,7 @@ class _Aims:
         count, wanted = len(self._classifiers), self.attack.models_per_step
         if not 0 < wanted < count:
             return [*range(count)]
-        needs = self._needs.mean(dim=1).double().cpu().numpy()
-        return sorted(self._draw.choice(count, wanted, False, needs / needs.sum()).tolist())
+        return sorted(self._draw.choice(count, wanted, replace=False).tolist())
 
     def _rise(self, number: int, pictures: Tensor, stage: Stage, turns: tuple[int, ...]) -> Tensor:
         """(n,): what is to go up with one classifier, through a transform of its own."""

@@ -17,7 +17,7 @@ Float = NDArray[np.floating[Any]]
 NEIGHBOURHOOD = 7
 """Pixels on a side that count as a pixel's neighbourhood."""
 
-FULL = 0.03
+FULL = 0.02
 """Texture, on the scale 0..1, of ground that hides the whole bound."""
 
 

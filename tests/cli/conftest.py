@@ -356,6 +356,17 @@ def logo(work: Path, make: Maker) -> Path:
 
 
 @pytest.fixture
+def heads(work: Path) -> Path:
+    """A profile of the task that the tiny models know; that which ships wants networks that they
+    are not."""
+    path = work / "heads.toml"
+    path.write_text(
+        'name = "heads"\ntitle = "Heads"\n\n[models]\ntask = "brain_mri"\n', encoding="utf-8"
+    )
+    return path
+
+
+@pytest.fixture
 def study(work: Path, make: Maker) -> Path:
     """`study/` in the working folder: one.dcm and deep/two.dcm."""
     make.dicom(work / "study" / "one.dcm", 1)

@@ -259,11 +259,13 @@ def test_a_device_that_is_no_device(refused, study, logo, device):
 # --- The target ---------------------------------------------------------------------------
 
 
-def test_a_target_that_is_not_met_is_five_and_the_files_are_there(miad, make, logo, work, left):
+def test_a_target_that_is_not_met_is_five_and_the_files_are_there(
+    miad, make, logo, work, left, heads
+):
     make.dicom(work / "study" / "black.dcm", black=True)
 
     said = miad(
-        "protect", "study", "--logo", logo, "--profile", "brain-mri", "--models", "stubborn",
+        "protect", "study", "--logo", logo, "--profile", heads, "--models", "stubborn",
         "--search", "random", "--require-fooled",
     )  # fmt: skip
 
@@ -271,11 +273,11 @@ def test_a_target_that_is_not_met_is_five_and_the_files_are_there(miad, make, lo
     assert left(work / "study-protected") == ["black.dcm", "black.dcm.miad"]
 
 
-def test_a_target_that_is_met_is_zero(miad, make, logo, work):
+def test_a_target_that_is_met_is_zero(miad, make, logo, work, heads):
     make.dicom(work / "study" / "black.dcm", black=True)
 
     said = miad(
-        "protect", "study", "--logo", logo, "--profile", "brain-mri", "--models", "responsive",
+        "protect", "study", "--logo", logo, "--profile", heads, "--models", "responsive",
         "--search", "random", "--require-fooled",
     )  # fmt: skip
 

@@ -176,13 +176,13 @@ def test_a_file_that_nobody_described_is_misuse(miad, write, study, logo, left, 
     assert not (work / "study-protected").exists()
 
 
-def test_a_model_of_a_known_task_joins_the_others(miad, write, study, logo):
+def test_a_model_of_a_known_task_joins_the_others(miad, write, study, logo, heads):
     write("net.onnx", side=64, classes=2)
 
     added = miad("models", "add", "net.onnx", "--labels", "light,dark", "--range", "0..1", "--json")
 
     assert added.json["model"]["outputs"][0]["task"] == "brain_mri"
-    said = miad("protect", "study", "--logo", logo, "--profile", "brain-mri", "--json")
+    said = miad("protect", "study", "--logo", logo, "--profile", heads, "--json")
     assert said.code == 0
     assert {one["models"] for one in said.json["files"]} == {3}
 

@@ -188,11 +188,11 @@ def test_the_seal_travels_where_the_carrier_says(miad, study, logo, work, left, 
     assert embedded == (carrier != "sidecar")
 
 
-def test_fooled_is_counted_where_a_model_knows_the_task(miad, make, logo, work):
+def test_fooled_is_counted_where_a_model_knows_the_task(miad, make, logo, work, heads):
     make.dicom(work / "study" / "black.dcm", black=True)
 
     said = miad(
-        "protect", "study", "--logo", logo, "--profile", "brain-mri", "--models", "responsive",
+        "protect", "study", "--logo", logo, "--profile", heads, "--models", "responsive",
         "--search", "random",
     )  # fmt: skip
 
@@ -200,11 +200,11 @@ def test_fooled_is_counted_where_a_model_knows_the_task(miad, make, logo, work):
     assert said.out.splitlines()[0] == "1 protected, 1 of 1 fooled"
 
 
-def test_not_fooled_is_said_and_is_no_failure(miad, make, logo, work):
+def test_not_fooled_is_said_and_is_no_failure(miad, make, logo, work, heads):
     make.dicom(work / "study" / "black.dcm", black=True)
 
     said = miad(
-        "protect", "study", "--logo", logo, "--profile", "brain-mri", "--models", "stubborn",
+        "protect", "study", "--logo", logo, "--profile", heads, "--models", "stubborn",
         "--search", "random",
     )  # fmt: skip
 

@@ -23,7 +23,6 @@ from miad_cli.models.bank import Surrogate
 from miad_cli.models.manifest import InputSpec
 from miad_cli.models.session import Device
 from miad_cli.models.view import view_for
-from miad_cli.watermark import perturbation
 from miad_cli.watermark.blend import Mark, blend
 from miad_cli.watermark.delta import Delta, add, grid_size
 from miad_cli.watermark.lesions import Box
@@ -147,9 +146,7 @@ def quiet_and_loud(root: Path) -> tuple[list[Surrogate], list[np.ndarray]]:
     return models, pulls
 
 
-def test_every_picture_and_model_counts_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_picture_and_model_counts_the_same(tmp_path: Path) -> None:
     import torch
 
     slopes = torch.tensor([[1.0, -3.0], [1e-6, 3e-6]]).view(2, 1, 1, 2)
@@ -157,24 +154,11 @@ def test_every_picture_and_model_counts_the_same(
         pytest.approx([0.5, -1.5]),
         pytest.approx([0.5, 1.5]),
     ]
-    # A model that shouts does not drown the other, as long as both have as much to lose.
+    # A model that shouts, since its input is scaled up, does not drown the other.
     models, pulls = quiet_and_loud(tmp_path)
-    monkeypatch.setattr(perturbation, "ENOUGH", np.inf)
     found = made(bare(grey_image()), models).delta.grid[..., 0]
     np.testing.assert_array_equal(np.sign(found), np.sign(pulls[0] + pulls[1]))
     assert (np.sign(found) != np.sign(pulls[1])).any()
-
-
-def test_a_model_that_is_fooled_by_far_leaves_the_way_to_others(tmp_path: Path) -> None:
-    models, pulls = quiet_and_loud(tmp_path)
-    grey = np.full((1, 3, SIDE, SIDE), 0.5, np.float32)
-    said = models[1].session.run(grey)["answer"][0]
-    lost, direction = int(said.argmin()), 1 if said.argmin() == 0 else -1
-    assert np.ptp(said) > 20
-    found = made(bare(grey_image()), models, label=lost).delta.grid[..., 0]
-    np.testing.assert_array_equal(np.sign(found), direction * np.sign(pulls[0]))
-    asked = made(bare(grey_image()), models, replace(PLAIN, steps=8, models_per_step=1), label=lost)
-    assert sum(loss > 20 for loss in asked.losses) <= 2
 
 
 def test_margin_is_the_best_other_class_less_the_label() -> None:
