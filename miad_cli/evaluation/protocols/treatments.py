@@ -69,10 +69,10 @@ class Treatment:
         settings, models = self.settings, len(self.models)
         plan, paper = settings.plan, 120
         if settings.method == "guided":
-            looks = plan.seeds + plan.rounds * plan.children + 16 + 12
+            looks = plan.seeds + plan.rounds * plan.children + 16 + 3 * plan.bases
+            count = looks * (min(plan.models, models) or models)
         else:
-            looks = 1 if settings.method == "random" else paper
-        count = looks * models
+            count = (1 if settings.method == "random" else paper) * models
         if settings.perturbing is not None:
             made = settings.perturbing
             asked = made.attack.models_per_step or models
