@@ -45,8 +45,8 @@ def evaluate_command(
         typer.Option(
             "--protocol",
             help="What to measure: seen, unseen, removal, authorise, robust, lesions, strength, "
-            "logos, sweep or all; repeatable. Default: the first five, as far as the models are "
-            "there.",
+            "logos, sweep or all; joined by commas or repeated. Default: the first five, as far as "
+            "the models are there.",
         ),
     ] = None,
     labels: Annotated[
@@ -112,7 +112,7 @@ def evaluate_command(
     manners = console.Manners(as_json=as_json, quiet=quiet, verbose=verbose)
     if report is not None:
         check_place(report, [dataset])
-    protocols = tuple(dict.fromkeys(protocol or ()))
+    protocols = tuple(dict.fromkeys(name for one in protocol or () for name in one.split(",")))
     request = Request(
         given=dataset,
         logo=logo,
@@ -267,4 +267,6 @@ def _main(names: list[str]) -> list[str]:
 def _figure(figure: Figure) -> str:
     if isinstance(figure, int | float):
         return f"{figure:.3g}"
+    if figure.method == "none":
+        return f"{figure.value:.3f}  [dim]no interval, n = {figure.n}[/]"
     return f"{figure.value:.3f}  [dim]{figure.low:.3f} to {figure.high:.3f}, n = {figure.n}[/]"

@@ -193,6 +193,12 @@ def test_unknown_protocol_names_the_known_ones(evaluate):
     assert "seen, unseen, removal" in said.err
 
 
+def test_protocols_may_be_joined_by_commas(evaluate):
+    said = evaluate("--dry-run", protocol="authorise,seen")
+    assert said.code == 0
+    assert "seen, authorise" in said.out
+
+
 def test_data_that_is_not_there_is_exit_4(evaluate):
     assert evaluate(given="nowhere").code == 4
 
