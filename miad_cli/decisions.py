@@ -194,6 +194,7 @@ def settings_of(profile: Profile) -> Settings:
         threshold=profile.lesions.threshold,
         top_share=profile.lesions.top_share,
         probability=profile.lesions.probability,
+        margin=profile.lesions.margin,
     )
 
 

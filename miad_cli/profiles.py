@@ -62,7 +62,8 @@ class Lesions(_Table):
 
     `grad-cam`: boxes of what a classifier attends to (MIAD-MARK Alg. 2), `threshold` t of 255,
     `top_share` of channels that count. `segmentation`: boxes around what the network of this name
-    finds (MedLocker), with a `probability` of at least this.
+    finds (MedLocker), with a `probability` of at least this, and a `margin` on every side, a share
+    of the picture's longer side.
     """
 
     source: Literal["grad-cam", "segmentation"] = "grad-cam"
@@ -70,6 +71,7 @@ class Lesions(_Table):
     top_share: Annotated[float, Field(gt=0, le=1)] = 1.0
     segmentation: Annotated[str, Field(min_length=1)] | None = None
     probability: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    margin: Annotated[float, Field(ge=0, le=0.2)] = 0
 
     @model_validator(mode="after")
     def _source_is_named(self) -> Lesions:

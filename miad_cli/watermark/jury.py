@@ -124,7 +124,7 @@ class Jury:
         raise refusal
 
     def beside_segmentation(
-        self, probability: float, place: Callable[[Sequence[Box]], Placement]
+        self, probability: float, margin: float, place: Callable[[Sequence[Box]], Placement]
     ) -> tuple[Lesions, Placement] | None:
         """Boxes around what the bank's segmentation network takes for lesion in any shot, and a
         placement beside them; None without such a network, or where it finds nothing or leaves no
@@ -132,7 +132,8 @@ class Jury:
         if self.bank.segmentation is None:
             return None
         shots = ((shot.image, shot.frame) for shot in self._shots)
-        return beside_segmentation(lesion_map(shots, self.bank.segmentation), probability, place)
+        likely = lesion_map(shots, self.bank.segmentation)
+        return beside_segmentation(likely, probability, margin, place)
 
     def _attended(self, threshold: float, top_share: float) -> Iterator[Box]:
         """Boxes of all shots, each box once."""

@@ -21,6 +21,13 @@ class Box:
     width: int
     height: int
 
+    def widened(self, reach: int, rows: int, columns: int) -> Box:
+        """The same with `reach` pixels more on every side, within a picture of this size."""
+        left, top = max(self.x - reach, 0), max(self.y - reach, 0)
+        right = min(self.x + self.width + reach, columns)
+        bottom = min(self.y + self.height + reach, rows)
+        return Box(left, top, right - left, bottom - top)
+
     def meets(self, other: Box) -> bool:
         """True where the rectangles share a pixel."""
         return (

@@ -49,7 +49,8 @@ class Settings:
     """How to mark: the profile's numbers, under the paper's names where it has one.
 
     `budget` is for the paper's searches, `plan` for the guided one. Without `perturbing` there is
-    the logo alone. `probability` is what a segmentation network must say of a lesion's pixels.
+    the logo alone. `probability` is what a segmentation network must say of a lesion's pixels,
+    `margin` how much farther its boxes reach, as a share of the picture's longer side.
     """
 
     method: Method = "guided"
@@ -60,6 +61,7 @@ class Settings:
     threshold: float = 190
     top_share: float = 1.0
     probability: float = 0.5
+    margin: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -275,7 +277,7 @@ def _beside(
             if not lesions.exact:
                 raise
             return lesions, place(lesions.exact)
-    found = jury.beside_segmentation(settings.probability, place)
+    found = jury.beside_segmentation(settings.probability, settings.margin, place)
     return found or jury.beside_attention(settings.threshold, settings.top_share, place)
 
 

@@ -48,34 +48,43 @@ def _map_of(image: MedicalImage, frame: int, network: Surrogate) -> Float:
     return np.clip(eye.back(lesion), 0, 1)
 
 
-def lesions_above(likely: Float, probability: float) -> Lesions | None:
+def lesions_above(likely: Float, probability: float, margin: float = 0.0) -> Lesions | None:
     """Boxes around the connected parts of a map (rows, columns) of at least `probability`, and
-    those parts themselves; None where there are none."""
+    those parts themselves; None where there are none.
+
+    On every side boxes reach `margin` farther, a share of the picture's longer side.
+    """
+    rows, columns = likely.shape
+    reach = round(margin * max(rows, columns))
     boxes = boxes_above(likely, probability)
     if not boxes:
         return None
-    return Lesions(boxes, "segmentation", runs_of(likely >= probability))
+    wide = tuple(box.widened(reach, rows, columns) for box in boxes)
+    return Lesions(wide, "segmentation", runs_of(likely >= probability))
 
 
-def surer_and_surer(likely: Float, probability: float) -> Iterator[Lesions]:
+def surer_and_surer(likely: Float, probability: float, margin: float) -> Iterator[Lesions]:
     """What is lesion with at least `probability`, and then only what is ever more likely to be;
     ends where nothing is left."""
     for least in (probability, *(one for one in SURER if one > probability)):
-        lesions = lesions_above(likely, least)
+        lesions = lesions_above(likely, least, margin)
         if lesions is None:
             return
         yield lesions
 
 
 def beside_segmentation(
-    likely: Float, probability: float, place: Callable[[Sequence[Box]], Placed]
+    likely: Float,
+    probability: float,
+    margin: float,
+    place: Callable[[Sequence[Box]], Placed],
 ) -> tuple[Lesions, Placed] | None:
     """What is lesion in a map, and what `place` gives for a logo beside it.
 
     `place` raises NoRoomForLogo where boxes leave no room; then the parts inside them count, and
     then only what is surer. None where nothing is lesion, or whatever is leaves no room.
     """
-    for lesions in surer_and_surer(likely, probability):
+    for lesions in surer_and_surer(likely, probability, margin):
         for boxes in (lesions.boxes, lesions.exact):
             try:
                 return lesions, place(boxes)

@@ -123,6 +123,18 @@ def test_boxes_hold_what_is_likely_and_the_runs_nothing_else(tmp_path: Path) -> 
     assert not exact[~boxed].any()
 
 
+def test_boxes_reach_farther_by_a_share_of_the_longer_side_and_end_with_the_picture() -> None:
+    likely = np.zeros((40, 80), np.float32)
+    likely[10:14, 20:30] = likely[38:, 70:] = 0.9
+    found = lesions_above(likely, 0.5, 0.05)
+    plain = lesions_above(likely, 0.5)
+    assert found is not None
+    assert plain is not None
+    assert set(found.boxes) == {Box(16, 6, 18, 12), Box(66, 34, 14, 6)}
+    assert set(plain.boxes) == {Box(20, 10, 10, 4), Box(70, 38, 10, 2)}
+    assert found.exact == plain.exact
+
+
 def test_a_lesion_in_any_frame_counts(tmp_path: Path) -> None:
     network = write_segmenter(tmp_path / "bright")
     image = image_with(LEFT, RIGHT, frames=2)
@@ -140,10 +152,10 @@ def test_nothing_found_is_no_lesion(tmp_path: Path) -> None:
 def test_ever_less_counts_where_it_has_to_be_surer() -> None:
     likely = np.zeros((10, 10), np.float32)
     likely[1:9, 1:9], likely[2:8, 2:8], likely[4:6, 4:6] = 0.6, 0.8, 0.95
-    widths = [one.boxes[0].width for one in surer_and_surer(likely, 0.5)]
+    widths = [one.boxes[0].width for one in surer_and_surer(likely, 0.5, 0.0)]
     assert widths == [8, 6, 2]
-    assert [one.boxes[0].width for one in surer_and_surer(likely, 0.75)] == [6, 2]
-    assert list(surer_and_surer(likely, 0.97)) == []
+    assert [one.boxes[0].width for one in surer_and_surer(likely, 0.75, 0.0)] == [6, 2]
+    assert list(surer_and_surer(likely, 0.97, 0.0)) == []
 
 
 WHOLE, SURE = (Box(2, 2, 6, 6),), (Box(6, 6, 2, 2),)
@@ -169,7 +181,7 @@ def test_a_logo_without_room_comes_nearer(
             raise NoRoomForLogo("no room")
         return given
 
-    found = beside_segmentation(likely, 0.5, place)
+    found = beside_segmentation(likely, 0.5, 0.0, place)
     assert found is not None
     assert found[0].boxes == boxes
     assert set(found[1]) == set(kept_off)
@@ -179,8 +191,8 @@ def test_a_lesion_that_leaves_no_room_at_all_is_no_help() -> None:
     def place(boxes: Sequence[Box]) -> None:
         raise NoRoomForLogo("no room")
 
-    assert beside_segmentation(np.ones((4, 4), np.float32), 0.5, place) is None
-    assert beside_segmentation(np.zeros((4, 4), np.float32), 0.5, lambda boxes: boxes) is None
+    assert beside_segmentation(np.ones((4, 4), np.float32), 0.5, 0.0, place) is None
+    assert beside_segmentation(np.zeros((4, 4), np.float32), 0.5, 0.0, lambda boxes: boxes) is None
 
 
 # --- Which network ------------------------------------------------------------------------------
