@@ -26,7 +26,8 @@ class Round:
         self.output = workshop.folder / "study-protected"
         self.restored = workshop.folder / "study-unlocked"
         # One model is enough here: what is tested is files, and every model reads the same ones.
-        model = workshop.miad("models", "list", "--json").json["models"][0]["name"]
+        models = workshop.miad("models", "list", "--json").json["models"]
+        model = next(one["name"] for one in models if one["role"] == "classifier")
         self.protect = workshop.miad(
             "protect", "study", "--logo", workshop.logo, "--search", "random", "--models", model,
             "--effort", "fast", "--key-out", "key.txt", "--json",
