@@ -129,17 +129,11 @@ def write_remover(
     folder: Path, scale: float, side: int = 32, layout: str = "NCHW", fit: str = "pad"
 ) -> Path:
     """`remover` with its manifest, in a folder that bears its name."""
-    content = remover(layout, side, scale).SerializeToString()
-    folder.mkdir(parents=True)
-    (folder / "model.onnx").write_bytes(content)
-    (folder / "manifest.toml").write_text(
-        f"""name = "{folder.name}"
-family = "toy"
-role = "removal"
-file = "model.onnx"
-sha256 = "{hashlib.sha256(content).hexdigest()}"
-
-[input]
+    return write_described(
+        folder,
+        remover(layout, side, scale),
+        "removal",
+        f"""[input]
 tensor = "picture"
 layout = "{layout}"
 rows = {side}
@@ -154,8 +148,20 @@ tensor = "image"
 kind = "mask"
 tensor = "mask"
 """,
-        encoding="utf-8",
     )
+
+
+def write_described(folder: Path, proto: ModelProto, role: str, described: str) -> Path:
+    """A model in a folder that bears its name, with a manifest that ends as told."""
+    content = proto.SerializeToString()
+    folder.mkdir(parents=True)
+    (folder / "model.onnx").write_bytes(content)
+    head = {
+        "name": folder.name, "family": "toy", "role": role, "file": "model.onnx",
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }  # fmt: skip
+    lines = [f'{key} = "{value}"' for key, value in head.items()]
+    (folder / "manifest.toml").write_text("\n".join(lines) + f"\n\n{described}", encoding="utf-8")
     return folder
 
 

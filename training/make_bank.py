@@ -84,6 +84,18 @@ def _remover(name: str, cpu_minutes: int) -> Plan:
     )
 
 
+def _segmenter(name: str, task: str) -> Plan:
+    """A network that finds the lesions of one task."""
+    return Plan(
+        name,
+        "train_segmenter",
+        _course(15, "0.3,0.4,0.3", "0.003,0.002,0.001", "96,128,224", batch="8"),
+        _course(3, "0.5,0.5", "0.004,0.002", "128,224", batch="32"),
+        network="unet",
+        tasks=task,
+    )
+
+
 PLANS = (
     Plan(
         "mobilenet-v2",
@@ -100,22 +112,8 @@ PLANS = (
     _remover("wdnet", 75),
     _remover("split-refine", 70),
     # Lesions are outlined in two data sets alone, in one of them by boxes.
-    Plan(
-        "skin-lesion",
-        "train_segmenter",
-        _course(15, "0.3,0.4,0.3", "0.003,0.002,0.001", "96,128,224", batch="8"),
-        _course(3, "0.5,0.5", "0.004,0.002", "128,224", batch="32"),
-        network="unet",
-        tasks="dermoscopy",
-    ),
-    Plan(
-        "brain-tumour",
-        "train_segmenter",
-        _course(15, "0.3,0.4,0.3", "0.003,0.002,0.001", "96,128,224", batch="8"),
-        _course(3, "0.5,0.5", "0.004,0.002", "128,224", batch="32"),
-        network="unet",
-        tasks="brain_mri",
-    ),
+    _segmenter("skin-lesion", "dermoscopy"),
+    _segmenter("brain-tumour", "brain_mri"),
 )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 from helpers import write_convolutional_model
 from onnx import TensorProto, helper
-from strangers import model
+from strangers import model, write_described
 
 from miad_cli.errors import NoRoomForLogo, UsageError
 from miad_cli.imaging.image import MedicalImage, Window
@@ -50,17 +49,7 @@ def write_segmenter(
         [helper.make_tensor_value_info("where", TensorProto.FLOAT, ["n", planes, *square])],
         {"kernel": kernel, "bias": bias},
     )
-    content = proto.SerializeToString()
-    folder.mkdir(parents=True)
-    (folder / "model.onnx").write_bytes(content)
-    (folder / "manifest.toml").write_text(
-        f"""name = "{folder.name}"
-family = "toy"
-role = "segmentation"
-file = "model.onnx"
-sha256 = "{hashlib.sha256(content).hexdigest()}"
-
-[input]
+    described = f"""[input]
 tensor = "picture"
 rows = {SIDE}
 columns = {SIDE}
@@ -72,7 +61,7 @@ tensor = "where"
 values = "{values}"
 labels = ["background", "lesion"]
 """
-    )
+    write_described(folder, proto, "segmentation", described)
     return Surrogate(folder, CPU)
 
 
