@@ -24,6 +24,7 @@ PGD = Attack(
     momentum=0,
     remover_every=1,
     transforms=False,
+    coarse=False,
     weights=Weights(classifiers=0, features=0, disrupt=1, inerase=0),
 )
 """The paper's δ_D: Eq. 1 on Eq. 3 alone."""

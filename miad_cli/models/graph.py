@@ -186,6 +186,26 @@ def exposed(proto: Any, *tensors: str) -> Any:
     return proto
 
 
+def unpacked(proto: Any) -> Any:
+    """`proto` with constants that a Cast makes float32 of stored as float32, so that an engine
+    which does not fold them need not convert the weights each time it runs."""
+    from onnx import TensorProto, numpy_helper
+
+    graph = proto.graph
+    packed = {one.name: one for one in graph.initializer if one.data_type == TensorProto.FLOAT16}
+    kept = []
+    for node in graph.node:
+        wanted = {one.name: one.i for one in node.attribute}.get("to")
+        if node.op_type != "Cast" or wanted != TensorProto.FLOAT or node.input[0] not in packed:
+            kept.append(node)
+            continue
+        values = numpy_helper.to_array(packed[node.input[0]]).astype(np.float32)
+        graph.initializer.append(numpy_helper.from_array(values, node.output[0]))
+    del graph.node[:]
+    graph.node.extend(kept)
+    return proto
+
+
 def _edge(info: Any) -> Tensor:
     kind = info.type.tensor_type
     shape = None

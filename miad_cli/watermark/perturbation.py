@@ -67,6 +67,7 @@ class Attack:
         models_per_step: how many classifiers are asked in a step, drawn at random; 0: all.
         remover_every: every so manieth step asks one removal network, drawn at random.
         transforms: whether models look through random transforms.
+        coarse: whether models may compute in bfloat16, where the CPU does so itself.
     """
 
     epsilon: float = 8.0
@@ -77,6 +78,7 @@ class Attack:
     models_per_step: int = 0
     remover_every: int = 3
     transforms: bool = True
+    coarse: bool = True
     weights: Weights = field(default_factory=Weights)
 
 
@@ -240,10 +242,14 @@ class _Aims:
         able = able if task else [one for one in able if one.manifest.features]
         self.device = device_of([*able, *removers])
         weight = attack.weights.classifiers if task else attack.weights.features
-        self._classifiers = [Onlooker(one, size, self.device) for one in able if weight > 0]
+        self._classifiers = [
+            Onlooker(one, size, self.device, attack.coarse) for one in able if weight > 0
+        ]
         removal = attack.weights.disrupt > 0 or attack.weights.inerase > 0
         self._removers = [
-            Onlooker(one, size, self.device) for one in removers if removal and one.gradients
+            Onlooker(one, size, self.device, attack.coarse)
+            for one in removers
+            if removal and one.gradients
         ]
         if not self._classifiers and not self._removers:
             raise ModelUnusable(

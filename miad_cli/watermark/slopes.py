@@ -166,7 +166,7 @@ def _gradients(
     known = task is not None and label is not None
     views = views if known else np.repeat(clean[None], PROJECTIONS, axis=0)
     fed = torch.from_numpy(model_input(views, spec)).requires_grad_()
-    answers = model(fed)
+    answers = model(fed, coarse=True)
     if task is not None and label is not None:
         scores = model.scores(answers, task)
         others = scores.clone()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,12 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from miad_cli.models.gradients import _bounded
+from miad_cli.models import gradients
+from miad_cli.models.gradients import Differentiable, _bounded
+from miad_cli.models.graph import unpacked
+from miad_cli.models.manifest import load_manifest
+from miad_cli.models.session import Device, Session, model_input
+from miad_cli.shipped import models_directory
 
 
 def clipped(low: float, high: float) -> Any:
@@ -58,3 +65,77 @@ def test_other_clips_keep_their_slope_at_the_bounds(low: float, high: float) -> 
     """A model that clips its input must not be blind to black and white."""
     module = _bounded(clipped(low, high))
     assert through(module, [low, high, low - 1, high + 1, (low + high) / 2])[1] == [1, 1, 0, 0, 1]
+
+
+def nodes_of(proto: Any) -> list[str]:
+    return [node.op_type for node in proto.graph.node]
+
+
+def test_weights_that_are_stored_as_float16_are_unpacked_once() -> None:
+    half, whole = np.array([1.5, -2.0], np.float16), np.array([3.0, 4.0], np.float32)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Cast", ["half"], ["weights"], to=TensorProto.FLOAT),
+            helper.make_node("Mul", ["x", "weights"], ["scaled"]),
+            helper.make_node("Cast", ["whole"], ["lower"], to=TensorProto.FLOAT16),
+            helper.make_node("Cast", ["scaled"], ["y"], to=TensorProto.FLOAT),
+        ],
+        "packed",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [2])],
+        [numpy_helper.from_array(half, "half"), numpy_helper.from_array(whole, "whole")],
+    )
+    proto = unpacked(helper.make_model(graph, ir_version=9))
+    assert nodes_of(proto) == ["Mul", "Cast", "Cast"]  # what is no constant of float16 stays
+    weights = {one.name: numpy_helper.to_array(one) for one in proto.graph.initializer}
+    assert weights["weights"].dtype == np.float32
+    assert weights["weights"].tolist() == half.tolist()
+
+
+def resnet() -> Differentiable:
+    folder = models_directory() / "resnet"
+    manifest, content = load_manifest(folder), Path(folder / "model.onnx").read_bytes()
+    return Differentiable(manifest, content, Session(manifest, content, Device()))
+
+
+def margin_and_slope(model: Differentiable, coarse: bool) -> tuple[Any, Any]:
+    views = np.random.default_rng(5).random((1, 3, 224, 224), np.float32)
+    fed = torch.from_numpy(model_input(views, model.manifest.input)).requires_grad_()
+    scores = model.scores(model(fed, coarse), "fundus")
+    (slope,) = torch.autograd.grad(scores[0, 0] - scores[0, 1], fed)
+    return scores.detach(), slope
+
+
+def test_coarse_answers_lead_nearly_where_exact_ones_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    exact, slope = margin_and_slope(resnet(), coarse=False)
+    monkeypatch.setattr(gradients, "knows_bfloat16", lambda: True)  # slow, where it is emulated
+    nearly, nearby = margin_and_slope(resnet(), coarse=True)
+    assert not torch.equal(exact, nearly)
+    torch.testing.assert_close(nearly, exact, atol=0.1 * float(exact.abs().max()), rtol=0)
+    along = torch.nn.functional.cosine_similarity(slope.flatten(), nearby.flatten(), dim=0)
+    assert along > 0.95
+
+
+def test_where_the_cpu_knows_no_bfloat16_coarse_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gradients, "knows_bfloat16", lambda: False)
+    model = resnet()
+    both = [margin_and_slope(model, coarse)[0] for coarse in (False, True)]
+    assert torch.equal(*both)
+
+
+def test_a_graph_that_bfloat16_breaks_answers_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gradients, "knows_bfloat16", lambda: True)
+    model = resnet()
+    module, precisions = model._module, []
+
+    def strict(fed: Any) -> Sequence[Any]:
+        precisions.append(torch.is_autocast_enabled("cpu"))
+        if precisions[-1]:
+            raise RuntimeError("expected m1 and m2 to have the same dtype")
+        return module(fed)
+
+    monkeypatch.setattr(model, "_module", strict)
+    exact, _ = margin_and_slope(model, coarse=False)
+    for _ in range(2):
+        assert torch.equal(margin_and_slope(model, coarse=True)[0], exact)
+    assert precisions == [False, True, False, False]  # it is not tried again

@@ -86,8 +86,14 @@ def generator(seed: int = 2023) -> np.random.Generator:
     ],
 )
 def test_map_of_a_linear_model_is_what_every_place_does(
-    models: Path, samples: int, channels: int, layout: str, more: dict[str, Any]
+    models: Path,
+    samples: int,
+    channels: int,
+    layout: str,
+    more: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("miad_cli.models.gradients.knows_bfloat16", lambda: False)
     write_flat_model(models / "flat", layout=layout, channels=channels, kind="logits")
     image = picture(samples=samples, **more)
     ensemble, logo = Ensemble(bank_of(), image), noisy_logo(7, 9)

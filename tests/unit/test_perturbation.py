@@ -40,7 +40,7 @@ from miad_cli.watermark.perturbation import (
 )
 from miad_cli.watermark.scenes import Scene, scene_of, seen_again, staged
 
-PLAIN = Attack(shaped=False, transforms=False, steps=6)
+PLAIN = Attack(shaped=False, transforms=False, steps=6, coarse=False)
 """Nothing at random: six steps of 2 reach any corner of ±8."""
 
 

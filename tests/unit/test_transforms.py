@@ -194,3 +194,14 @@ def test_cosine_transform_is_orthonormal() -> None:
 
     cosines = transforms._cosines(13, torch.device("cpu"))
     torch.testing.assert_close(cosines @ cosines.T, torch.eye(13), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("sigma", [0.4, 0.8, 1.2])
+def test_blur_is_that_of_scikit_image(sigma: float) -> None:
+    from skimage.filters import gaussian
+
+    (picture,) = soft_pictures(1)
+    # scikit-image's bell ends at a whole number of pixels, as ours does.
+    reach = int(np.ceil(3 * sigma)) / sigma
+    expected = gaussian(picture.numpy(), sigma, mode="nearest", truncate=reach, channel_axis=0)
+    np.testing.assert_allclose(blurred(picture[None], sigma)[0].numpy(), expected, atol=1e-5)
