@@ -434,12 +434,19 @@ def load_folded(network: Network, state: Mapping[str, Tensor], probe: Tensor) ->
             module.conv.weight.copy_(state[kernel].float())
             assert isinstance(module.norm, nn.BatchNorm2d)
             module.norm.bias.copy_(state[bias].float())
-        _restore_norms(network, layers, probe)
+        restore_norms(network, layers, probe)
 
 
-def _restore_norms(network: Network, layers: Sequence[ConvNorm], probe: Tensor) -> None:
+def restore_norms(network: nn.Module, layers: Sequence[ConvNorm], probe: Tensor) -> None:
+    """Give ``layers``, whose norms hold but the folded bias, norms that leave the function as it is
+    on ``probe``, in place."""
+    measured: set[nn.Module] = set()
+
     def measure(norm: nn.Module, args: tuple[Tensor, ...]) -> None:
         assert isinstance(norm, nn.BatchNorm2d)
+        if norm in measured:  # a layer that is run several times has its norm set once
+            return
+        measured.add(norm)
         variance, mean = torch.var_mean(args[0], dim=(0, 2, 3))
         norm.running_mean = mean
         norm.running_var = variance

@@ -25,6 +25,7 @@ from training.runs import (
     run,
     schedule_arguments,
 )
+from training.weights import load_shipped, read_weights
 
 PROBE_IMAGES = 64
 
@@ -36,7 +37,8 @@ class Recipe(Schedule):
     task_power, class_power: a task (a class of it) is seen as often as its number of pictures
     to this power says; what that leaves uneven between the classes of a task, the loss evens
     out. focal: exponent of the focal loss (Lin et al. 2017), 0 for cross-entropy. held_out:
-    fraction of the training pictures kept for choosing the epoch.
+    fraction of the training pictures kept for choosing the epoch. further: whether ``init`` is a
+    model of the same architecture, with its heads.
     """
 
     family: str
@@ -46,6 +48,7 @@ class Recipe(Schedule):
     focal: float = 0.0
     smoothing: float = 0.05
     held_out: float = 0.12
+    further: bool = False
     augmentation: Augmentation = field(default_factory=Augmentation)
 
 
@@ -153,7 +156,8 @@ class Trainer(Runner):
         network = Network(self.family, self.labels)
         initialise(network, torch.Generator().manual_seed(recipe.seed))
         if initial is not None:
-            load_folded(network.to(device), initial, self._probe())
+            load = load_shipped if recipe.further else load_folded
+            load(network.to(device), initial, self._probe())
         self.prepare(network)
 
     def begin_cycle(self, cycle: int) -> None:
@@ -275,9 +279,24 @@ def arguments() -> argparse.ArgumentParser:
     add_arguments(parser)
     parser.add_argument("--focal", type=float, default=0.0, help="exponent of the focal loss")
     parser.add_argument("--decay", type=float, default=Recipe.weight_decay, help="of the weights")
-    parser.add_argument("--init", type=Path, help="state dict with folded batch norms")
+    begin = parser.add_mutually_exclusive_group()
+    begin.add_argument("--init", type=Path, help="state dict with folded batch norms")
+    begin.add_argument("--further", type=Path, help="model.onnx of the same family, to go on from")
+    parser.add_argument(
+        "--held-out",
+        type=float,
+        default=Recipe.held_out,
+        help="fraction of the training pictures to choose the epoch by",
+    )
     parser.add_argument("--init-origin", default="", help="what --init is, with its licence")
     return parser
+
+
+def initial_words(given: argparse.Namespace) -> str:
+    """Where the weights began, for the manifest."""
+    if given.further:
+        return f"the {given.family} of before, that began with: {given.init_origin or 'scratch'}"
+    return (given.init_origin or given.init.name) if given.init else "scratch"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -288,11 +307,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         tasks=tuple(given.tasks.split(",")),
         focal=given.focal,
         weight_decay=given.decay,
-        init=(given.init_origin or given.init.name) if given.init else "scratch",
+        init=initial_words(given),
+        further=given.further is not None,
+        held_out=given.held_out,
         **schedule_arguments(given),
     )
     limits = limits_given(given)
-    initial = torch.load(given.init, weights_only=True) if given.init else None
+    initial = None
+    if given.further:
+        initial = read_weights(given.further)
+    elif given.init:
+        initial = torch.load(given.init, weights_only=True)
     learn, choose = load_parts(data_root(given.data), recipe)
     trainer = Trainer(recipe, learn, choose, torch.device(given.device), initial)
     run(trainer, given.out, given.resume, limits)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from training.architectures import FAMILIES, Network, fold_norms
 from training.data import data_root, hold_out, load_split
 from training.marks import Marked, Marking, logo_bank, mark
 from training.quality import overlap, psnr, ssim
@@ -27,10 +28,12 @@ from training.runs import (
     schedule_arguments,
 )
 from training.train import Part
+from training.weights import load_shipped, read_weights
 
 # Marks that are measured have other logos than those that are learned.
 LEARNED_LOGOS, CHOOSING_LOGOS = 2048, 64
 CHOOSING_PICTURES = 96
+PROBE_PICTURES = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +42,9 @@ class RemoverRecipe(Schedule):
 
     picture_side: of the whole pictures that are marked, pixels; where the schedule's side is
     smaller, the network sees a crop of it. unmarked: fraction of pictures without a mark.
+    likeness: weight of how far the result is from the original in the eyes of a classifier's
+    layers (the perceptual loss of both papers, with a network of our own). favoured: tasks seen
+    twice as often.
     """
 
     remover: str
@@ -47,6 +53,8 @@ class RemoverRecipe(Schedule):
     unmarked: float = 0.04
     task_power: float = 0.5
     held_out: float = 0.12
+    likeness: float = 0.0
+    favoured: tuple[str, ...] = ()
     marking: Marking = field(default_factory=Marking)
 
 
@@ -85,22 +93,75 @@ def in_float32(found: Removed) -> Removed:
     return Removed(image, mask, coarse, refined, logo, alpha)
 
 
+class Judge:
+    """How far two pictures are from each other in the eyes of a classifier's layers."""
+
+    def __init__(self, path: Path, family: str, device: torch.device) -> None:
+        """path: of a ``model.onnx`` of that family."""
+        weights = read_weights(path)
+        labels = {
+            name.split(".")[1]: range(len(bias))
+            for name, bias in weights.items()
+            if name.startswith("heads.") and name.endswith(".bias")
+        }
+        network = Network(FAMILIES[family], {task: [*map(str, n)] for task, n in labels.items()})
+        network.eval()
+        fold_norms(network)
+        network.load_state_dict({name: weights[name] for name in network.state_dict()})
+        trunk = network.trunk.requires_grad_(False)
+        assert isinstance(trunk, nn.Sequential)
+        self.layers = trunk.to(device, memory_format=torch.channels_last)
+        self.scale = [
+            torch.tensor(v, device=device).view(3, 1, 1)
+            for v in (FAMILIES[family].mean, FAMILIES[family].std)
+        ]
+
+    def __call__(self, got: Tensor, wanted: Tensor) -> Tensor:
+        """Mean over layers of the distance between (N, 3, h, w) pictures, as a share of what the
+        layer sees in ``wanted``."""
+        mean, std = self.scale
+        a, b = (got - mean) / std, (wanted - mean) / std
+        total, count = torch.zeros((), device=got.device), 0
+        for layer in self.layers:
+            a = layer(a)
+            with torch.no_grad():
+                b = layer(b)
+            if not isinstance(layer, nn.MaxPool2d):
+                apart, size = (a - b).float().abs().mean(), b.float().abs().mean()
+                total, count = total + apart / (size + 1e-6), count + 1
+        return total / count
+
+
 class RemoverTrainer(Runner):
     """A removal network in training."""
 
     def __init__(
-        self, recipe: RemoverRecipe, learn: Part, choose: Part, device: torch.device
+        self,
+        recipe: RemoverRecipe,
+        learn: Part,
+        choose: Part,
+        device: torch.device,
+        initial: Mapping[str, Tensor] | None = None,
+        judge: Judge | None = None,
     ) -> None:
         self.schedule = self.recipe = recipe
         self.learn, self.choose, self.device = learn, choose, device
         self.pictures = [torch.from_numpy(t.images).to(device) for t in learn.tasks]
+        self.judge = judge
         self.shares = learn.shares(recipe.task_power, 1.0)
+        often = [2.0 if t.task in recipe.favoured else 1.0 for t in learn.tasks]
+        self.shares *= np.repeat(often, [len(t.targets) for t in learn.tasks])
+        self.shares /= self.shares.sum()
         bank = logo_bank(LEARNED_LOGOS, recipe.seed)
         self.bank = torch.from_numpy(bank).to(device)
         self.begin_cycle(0)
         torch.manual_seed(recipe.seed)
         network = REMOVERS[recipe.remover]()
         initialise_remover(network, torch.Generator().manual_seed(recipe.seed))
+        if initial is not None:
+            rows = next(learn.batches(PROBE_PICTURES, self.shares, np.random.default_rng(0)))
+            generator = torch.Generator(device).manual_seed(recipe.seed)
+            load_shipped(network.to(device), initial, self._marked(rows, generator).image)
         self.prepare(network)
         self.held = self._held_out()
 
@@ -128,7 +189,8 @@ class RemoverTrainer(Runner):
             fed = marked.image.contiguous(memory_format=torch.channels_last)
             with self.autocast():
                 found = self.network(fed)
-            yield removal_loss(in_float32(found), marked)
+                seen = self.judge(found.image, marked.clean) if self.judge else 0.0
+            yield removal_loss(in_float32(found), marked) + self.recipe.likeness * seen
 
     def _held_out(self) -> list[Marked]:
         """A few whole pictures of every task that nothing is learned from, marked for good."""
@@ -223,6 +285,17 @@ def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m training.train_remover", description=__doc__)
     parser.add_argument("--remover", required=True, choices=sorted(REMOVERS))
     add_arguments(parser)
+    parser.add_argument(
+        "--further", type=Path, help="model.onnx of the same network, to go on from"
+    )
+    parser.add_argument("--favoured", default="", help="tasks seen twice as often, comma-separated")
+    parser.add_argument("--likeness", type=float, default=0.0, help="weight of the perceptual loss")
+    parser.add_argument(
+        "--judge",
+        type=Path,
+        default=Path("onnx_models/vgg/model.onnx"),
+        help="vgg classifier that it asks; default: %(default)s",
+    )
     parser.set_defaults(side="128")
     return parser
 
@@ -234,11 +307,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         remover=given.remover,
         tasks=tuple(given.tasks.split(",")),
         weight_decay=1e-4,
+        likeness=given.likeness,
+        favoured=tuple(filter(None, given.favoured.split(","))),
+        init=f"the {given.remover} of before" if given.further else "scratch",
         **schedule_arguments(given),
     )
     limits = limits_given(given)
     learn, choose = load_pictures(data_root(given.data), recipe)
-    trainer = RemoverTrainer(recipe, learn, choose, torch.device(given.device))
+    device = torch.device(given.device)
+    initial = read_weights(given.further) if given.further else None
+    judge = Judge(given.judge, "vgg", device) if given.likeness else None
+    trainer = RemoverTrainer(recipe, learn, choose, device, initial, judge)
     run(trainer, given.out, given.resume, limits)
 
 
