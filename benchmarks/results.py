@@ -97,6 +97,11 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--n", type=int, default=25, help="pictures of each task")
     parser.add_argument("--tasks", default=",".join(THE_PAPERS), help="default: %(default)s")
     parser.add_argument("--only", default="", help=f"of {','.join(PROTOCOLS)}; default: all")
+    parser.add_argument(
+        "--no-baselines",
+        action="store_true",
+        help="what is claimed alone, in a fraction of the time",
+    )
     parser.add_argument("--effort", choices=("fast", "standard", "max"), default="standard")
     parser.add_argument("--seed", type=int, default=2023)
     parser.add_argument("--jobs", type=int, default=2)
@@ -106,6 +111,7 @@ def _options() -> argparse.Namespace:
 
 def _command(options: argparse.Namespace) -> str:
     only = f" --only {options.only}" if options.only else ""
+    only += " --no-baselines" if options.no_baselines else ""
     return (
         f"python -m benchmarks.results --data DATA --logo LOGO --work WORK --n {options.n} "
         f"--tasks {options.tasks}{only} --effort {options.effort} --seed {options.seed}"
@@ -126,6 +132,7 @@ def _request(task: str, options: argparse.Namespace) -> Request:
         limit=options.n,
         work=folder,
         seed=options.seed,
+        baselines=not options.no_baselines,
         jobs=options.jobs,
     )
     wanted = options.only.split(",") if options.only else list(PROTOCOLS)

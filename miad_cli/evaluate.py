@@ -61,6 +61,7 @@ class Request:
         overrides: settings in place of the profile's, table by table.
         limit: how many pictures at most.
         work: where figures and marks are kept for a run that goes on; None: nowhere.
+        baselines: whether the paper's own searches and kinds of δ are measured beside ours.
         jobs: how many processes share the pictures; figures do not depend on it.
         command: the command line without any path, for the report.
     """
@@ -77,6 +78,7 @@ class Request:
     work: Path | None = None
     seed: int = 2023
     device: str = "auto"
+    baselines: bool = True
     jobs: int = 1
     gates: tuple[Gate, ...] = ()
     command: str = "miad evaluate DATASET"
@@ -192,7 +194,7 @@ class _Run:
             request.given, request.labels, split=request.split, known=known_classes()
         )
         self.profile = profile_for(data, request.profile, request.task, request.overrides)
-        self.setup = Setup(self.profile, own, request.seed, self.device)
+        self.setup = Setup(self.profile, own, request.seed, self.device, request.baselines)
         self.material = self.setup.material()
         bank, wanted = self.material.bank, self.profile.models
         output = bank.surrogates[0].manifest.output_for(bank.task) if bank.task else None

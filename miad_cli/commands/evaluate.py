@@ -90,6 +90,14 @@ def evaluate_command(
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of everything.")] = 2023,
     device: Device = "auto",
     jobs: Jobs = None,
+    baselines: Annotated[
+        bool,
+        typer.Option(
+            "--baselines/--no-baselines",
+            help="Measure the paper's own searches and perturbations, too, which takes most of the "
+            "time.",
+        ),
+    ] = True,
     fail_if: Annotated[
         list[str] | None,
         typer.Option(
@@ -126,6 +134,7 @@ def evaluate_command(
         work=work or (work_folder(report) if report else None),
         seed=seed,
         device=device,
+        baselines=baselines,
         jobs=jobs or 1,
         gates=tuple(Gate.parse(one) for one in fail_if or ()),
         command=_command(
@@ -139,6 +148,7 @@ def evaluate_command(
                 "--limit": limit,
                 "--effort": effort,
                 "--seed": seed,
+                "--no-baselines": not baselines,
                 "--fail-if": tuple(fail_if or ()),
             }
         ),
@@ -170,7 +180,9 @@ def _command(options: dict[str, Any]) -> str:
     words = ["miad", "evaluate", "DATASET", "--logo", "LOGO"]
     for name, value in options.items():
         for one in value if isinstance(value, tuple) else (value,):
-            if one not in (None, ""):
+            if one is True:
+                words.append(name)
+            elif one is not False and one not in (None, ""):
                 words += [name, shlex.quote(str(one))]
     return " ".join(words)
 

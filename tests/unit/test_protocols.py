@@ -626,3 +626,20 @@ def test_units_that_fail_later_name_the_picture_of_the_run(request_of: Any, tmp_
         with pytest.raises(Exception, match="picture 1 of the run") as error:
             measure_all([protocol], bench, lambda: None)
         assert type(error.value).__name__ == "PictureFailed"
+
+
+def test_without_baselines_ours_is_measured_alone_and_comes_out_the_same(request_of: Any) -> None:
+    asked = ("seen", "unseen", "removal")
+    both = evaluate(request_of(*asked)).findings.values
+    short = request_of(*asked, baselines=False)
+    alone, planned = evaluate(short).findings.values, plan(short)
+    ours = [
+        name for name in both if not {"he", "he-sit", "random", "guided"} & set(name.split("."))
+    ]
+    missing = {one.split(".")[1] for one in ours if one not in alone}
+    assert missing == {"before", "after", "noise", "disrupt", "inerasable", "disrupt-after",
+                       "inerasable-after"}  # fmt: skip
+    assert {name: both[name] for name in alone} == alone
+    assert {"seen.accuracy", "unseen.accuracy", "removal.held-out.accuracy"} <= set(alone)
+    assert set(alone) <= set(planned.figures)
+    assert 2 * planned.units < plan(request_of(*asked)).units

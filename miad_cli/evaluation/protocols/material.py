@@ -27,13 +27,17 @@ Float = NDArray[np.floating[Any]]
 
 @dataclass(frozen=True, eq=False)
 class Material:
-    """What a run is about: the models, how `miad protect` would work, the logos by name."""
+    """What a run is about: the models, how `miad protect` would work, the logos by name.
+
+    baselines: whether other ways to protect are measured beside it, the paper's own above all.
+    """
 
     bank: Bank
     settings: Settings
     logos: Mapping[str, Bytes]
     seed: int
     fingerprints: Mapping[str, str] = field(default_factory=dict)
+    baselines: bool = True
 
     @property
     def task(self) -> str:
@@ -123,13 +127,14 @@ def one_model(material: Material) -> str:
 class Setup:
     """What a run is made from, small enough to be handed to another process.
 
-    `logo`: (rows, columns, 4) uint8, the one that the user gave.
+    `logo`: (rows, columns, 4) uint8, the one that the user gave; `baselines`: see `Material`.
     """
 
     profile: Profile
     logo: Bytes
     seed: int
     device: Device
+    baselines: bool = True
 
     def material(self) -> Material:
         """Models are only loaded when they are first asked.
@@ -143,7 +148,12 @@ class Setup:
         )
         logos = {OWN: self.logo, **dict(drawn_logos())}
         return Material(
-            bank, settings_of(self.profile), logos, self.seed, _fingerprints(bank, logos)
+            bank,
+            settings_of(self.profile),
+            logos,
+            self.seed,
+            _fingerprints(bank, logos),
+            self.baselines,
         )
 
 

@@ -30,6 +30,12 @@ from miad_cli.watermark.perturbation import Weights
 PAPER_STEPS = 50
 """Of δ, MIAD-MARK Eq. 1."""
 
+BASELINES = (
+    "before", "after", "he-sit", "noise", "disrupt", "inerasable", "disrupt-after",
+    "inerasable-after",
+)  # fmt: skip
+"""Kinds of δ that are measured to compare with."""
+
 NO_NETWORK = "no removal network is installed"
 
 
@@ -99,7 +105,9 @@ class Removal(Protocol):
             kinds[f"against-others-{network}"] = _Kind(
                 f"δ made without {network}", replace(everyone(made), removers=others), (network,)
             )
-        return kinds
+        if self.material.baselines:
+            return kinds
+        return {name: one for name, one in kinds.items() if name not in BASELINES}
 
     @cached_property
     def _cells(self) -> dict[str, Cell]:
@@ -167,6 +175,8 @@ class Removal(Protocol):
         """Fig. 5b."""
         rows: list[tuple[Any, ...]] = []
         for place, name in enumerate(("nothing", "delta", "he-sit", "disrupt")):
+            if name not in data:
+                continue
             for network in self.material.removers:
                 looks = _looks(tally, data[name], (network,))
                 printed = {part: pair[place % 2] for part, pair in paper.removal.items()}
@@ -201,7 +211,7 @@ class Removal(Protocol):
                     for name in ("nothing", "delta", f"against-others-{network}")
                 ]
                 printed = [
-                    Beside(tally.accuracy(_after(data[name], (network,), chosen)), theirs)
+                    Beside(tally.accuracy(_after(data.get(name, []), (network,), chosen)), theirs)
                     for name, theirs in zip(
                         ("he-sit", "disrupt"),
                         paper.removed if model is None and paper.removed else (None, None),
@@ -285,6 +295,7 @@ def _as_printed(made: Perturbing, **weights: float) -> Perturbing:
         step_size=2.0,
         momentum=0.0,
         transforms=False,
+        coarse=False,
         remover_every=1,
         weights=replace(Weights(classifiers=0, features=0, disrupt=0, inerase=0), **weights),
     )

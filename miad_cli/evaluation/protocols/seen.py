@@ -46,6 +46,8 @@ class Seen(Protocol):
     def ways(self) -> dict[str, Settings]:
         """Settings by name: searches with the logo alone, then what `miad protect` would do."""
         own = self.material.settings
+        if not self.material.baselines:
+            return {self.own: own}
         ways: dict[str, Settings] = {
             one: replace(own, method=one, perturbing=None) for one in METHODS
         }
@@ -87,7 +89,8 @@ class Seen(Protocol):
 
     def _names(self) -> Iterator[str]:
         yield from ("seen.accuracy", "seen.auc", "seen.ssim", "seen.delta")
-        yield from (f"seen.{one}.{part}" for one in METHODS for part in ("accuracy", "auc"))
+        searches = [one for one in METHODS if one in self.ways]
+        yield from (f"seen.{one}.{part}" for one in searches for part in ("accuracy", "auc"))
         yield from ("seen.ensemble.accuracy", "seen.ensemble.auc", "seen.ensemble.ssim")
         yield from (f"seen.{model}.accuracy" for model in self.material.models)
 
@@ -109,7 +112,7 @@ class Seen(Protocol):
             "seen.ensemble.auc": tally.auc(together),
             "seen.ensemble.ssim": looks[ALL][column("outside")],
         }
-        for way in METHODS:
+        for way in (one for one in METHODS if one in pooled):
             values[f"seen.{way}.accuracy"] = tally.accuracy(pooled[way])
             values[f"seen.{way}.auc"] = tally.auc(pooled[way])
         for model in self.material.models:

@@ -38,7 +38,9 @@ class Unseen(Protocol):
     @cached_property
     def as_printed(self) -> dict[str, Cell]:
         """The same with the paper's own search, and without δ."""
-        cells = {}
+        cells: dict[str, Cell] = {}
+        if not self.material.baselines:
+            return cells
         for family, models in self.material.families.items():
             treatment = self.material.without(family, self.material.paper)
             cells[family] = Cell(
@@ -136,7 +138,7 @@ class Unseen(Protocol):
         rows += [
             (family, ", ".join(self.material.families[family]),
              Beside(tally.accuracy(answers), None), tally.auc(answers),
-             Beside(tally.accuracy(printed[family]), None))
+             Beside(tally.accuracy(printed.get(family, [])), None))
             for family, answers in by_family.items()
         ]  # fmt: skip
         return Table(
