@@ -365,6 +365,16 @@ def test_page_of_results_has_every_figure_that_was_measured(
         assert any(f"| {found:.3f}" in line for line in lines if "removal's output" in line)
 
 
+def test_data_sets_stand_side_by_side(whole: tuple[Path, Outcome]) -> None:
+    outcome = whole[1]
+    lines = list(results.overview({"toy": outcome, "brain_mri": outcome}))
+    assert "| toy (2) | Brain MRI (2) |" in lines[2]
+    found = accuracy(outcome, "unseen.accuracy")
+    cell = f"{found.value:.2f} ({found.low:.2f}–{found.high:.2f})"
+    assert f"| one family left out, mean | {cell} | {cell} | ≤ 0.30 |" in lines
+    assert not any(f"{MODELS[0]} attacked alone" in line for line in lines)
+
+
 def test_manifest_without_a_class_names_the_same_files(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     manifest = tmp_path / "data" / "manifest.csv"
