@@ -256,7 +256,12 @@ def train_command(trained: Trained) -> str:
     if trained.kind == "classifier":
         command += f" --decay {recipe['weight_decay']:g}"
         command += f" --focal {recipe['focal']:g}" if recipe["focal"] else ""
-        command += "" if recipe["init"] == "scratch" else " --init FILE"
+    if trained.kind == "remover" and recipe.get("likeness"):
+        command += f" --likeness {recipe['likeness']:g}"
+        command += f" --favoured {','.join(recipe['favoured'])}" if recipe["favoured"] else ""
+    if recipe["init"] != "scratch":
+        further = trained.kind == "remover" or recipe.get("further")
+        command += " --further FILE" if further else " --init FILE"
     return command
 
 
