@@ -14,8 +14,8 @@ from miad_cli.models.bank import Bank
 from miad_cli.watermark.blend import Mark
 from miad_cli.watermark.delta import Delta
 from miad_cli.watermark.ensemble import Ensemble
-from miad_cli.watermark.guided import Panel
 from miad_cli.watermark.lesions import Box, Lesions
+from miad_cli.watermark.panel import Panel
 from miad_cli.watermark.perturbation import Attack, perturb
 from miad_cli.watermark.placement import Placement
 from miad_cli.watermark.scenes import scene_of

@@ -22,21 +22,17 @@ from miad_cli.watermark.blend import Mark
 from miad_cli.watermark.ensemble import Disturbance, Ensemble, feature_distance
 from miad_cli.watermark.guided import (
     ALPHAS,
-    DISTURBANCES,
     RESERVE,
     SHADE,
     TINT,
     TURN,
-    Panel,
     Plan,
-    blurred,
     guided,
     modest_sit,
-    shifted,
-    shortfall,
 )
 from miad_cli.watermark.interpolation import Interpolation
 from miad_cli.watermark.lesions import Box
+from miad_cli.watermark.panel import DISTURBANCES, Panel, blurred, shifted, shortfall
 from miad_cli.watermark.placement import Candidate, Placement
 from miad_cli.watermark.search import Found
 from miad_cli.watermark.slopes import Slopes, lattice_of, on_view, stride_for
