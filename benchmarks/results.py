@@ -18,6 +18,7 @@ from pathlib import Path
 
 from benchmarks.results_markdown import NOT_MEASURED, figure, rows_table, whole_table
 from benchmarks.results_rows import Row, claim_rows, paper_rows, table_of
+from miad_cli.demo import draw_logo
 from miad_cli.evaluate import Outcome, Request, evaluate, plan
 from miad_cli.evaluation.findings import Findings
 from miad_cli.evaluation.paper import paper_for
@@ -62,7 +63,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--data", type=Path, required=True, help="a folder for each task, each with manifest.csv"
     )
-    parser.add_argument("--logo", type=Path, required=True)
+    parser.add_argument("--logo", type=Path, help="default: the demonstration's")
     parser.add_argument("--work", type=Path, required=True, help="where figures are kept")
     parser.add_argument("--n", type=int, default=25, help="pictures of each task")
     parser.add_argument("--tasks", default=",".join(THE_PAPERS), help="default: %(default)s")
@@ -82,8 +83,9 @@ def _options() -> argparse.Namespace:
 def _command(options: argparse.Namespace) -> str:
     only = f" --only {options.only}" if options.only else ""
     only += " --no-baselines" if options.no_baselines else ""
+    only += " --logo LOGO" if options.logo else ""
     return (
-        f"python -m benchmarks.results --data DATA --logo LOGO --work WORK --n {options.n} "
+        f"python -m benchmarks.results --data DATA --work WORK --n {options.n} "
         f"--tasks {options.tasks}{only} --effort {options.effort} --seed {options.seed}"
     )
 
@@ -94,7 +96,7 @@ def _request(task: str, options: argparse.Namespace) -> Request:
     folder.mkdir(parents=True, exist_ok=True)
     request = Request(
         manifest_without(OTHERS.get(task, ()), options.data / task / "manifest.csv", folder),
-        options.logo,
+        options.logo or _drawn(folder / "logo.png"),
         ("all",),
         split="test",
         task=task,
@@ -114,6 +116,12 @@ def _request(task: str, options: argparse.Namespace) -> Request:
     if not able:
         raise SystemExit(f"{task}: nothing of {options.only} can be measured with these models")
     return replace(request, protocols=tuple(able))
+
+
+def _drawn(path: Path) -> Path:
+    """The demonstration's logo, in a file."""
+    draw_logo(path)
+    return path
 
 
 def manifest_without(labels: Sequence[str], manifest: Path, folder: Path) -> Path:
