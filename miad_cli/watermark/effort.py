@@ -35,7 +35,7 @@ class Effort:
 EFFORTS: Mapping[EffortName, Effort] = MappingProxyType(
     {
         "fast": Effort(
-            Plan(seeds=10, rounds=0, children=0, sits=4, bases=1, models=3), 0, 10, 3, 2, 5
+            Plan(seeds=8, rounds=0, children=0, sits=4, bases=1, models=3), 0, 10, 3, 2, 5
         ),
         "standard": Effort(Plan(seeds=16, rounds=1, children=8, sits=8, bases=2), 6, 24, 8, 3, 3),
         "max": Effort(Plan(seeds=60, rounds=10, children=24, sits=24), 20, 60, 30, 0, 2),

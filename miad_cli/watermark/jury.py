@@ -50,13 +50,14 @@ def spread(length: int, count: int) -> list[int]:
 class Jury:
     """The bank in front of several shots that get the same mark.
 
-    A few of them are scored. `delta` is what was added to the pictures before; what counts as
-    their label and as their clean features was asked without it.
+    A few of them are scored. `label` is the class that is to be lost, None where nobody named one.
+    `delta` is what was added to the pictures before; what counts as their label and as their clean
+    features was asked without it.
     """
 
     def __init__(self, shots: Sequence[Shot], bank: Bank, label: int | None) -> None:
         self.bank = bank
-        self._shots, self._label = shots, label
+        self.shots, self.label = shots, label
         chosen = [shots[index] for index in spread(len(shots), SCORED)]
         self._clean = [Ensemble(bank, shot.image, shot.frame) for shot in chosen]
         self._scored = self._clean
@@ -85,19 +86,24 @@ class Jury:
         self._scored = [one.over(made.delta) for one in self._clean]
         return made.gradients
 
+    def before(self, image: MedicalImage, frame: int) -> Ensemble | None:
+        """The bank in front of a frame without δ; None where it is not among the scored shots."""
+        there = (one for one in self._clean if one.image is image and one.frame == frame)
+        return next(there, None)
+
     def panel(self, models: int, generator: np.random.Generator) -> Panel:
         """For the guided search: each model on each scored shot a voice; so many of the models,
         drawn at random, or with 0 all."""
         count = len(self.bank.surrogates)
         if not 0 < models < count:
-            return Panel(self._scored, self._label)
+            return Panel(self._scored, self.label)
         chosen = sorted(generator.choice(count, models, replace=False).tolist())
-        return Panel(self._scored, self._label, chosen)
+        return Panel(self._scored, self.label, chosen)
 
     def score(self, mark: Mark) -> Score:
         """For the paper's searches: the mean over the scored shots, fooled where all of them
         are."""
-        scores = [one.score(mark, self._label) for one in self._scored]
+        scores = [one.score(mark, self.label) for one in self._scored]
         fitness = float(np.mean([one.fitness for one in scores]))
         return Score(fitness, all(one.fooled for one in scores))
 
@@ -131,7 +137,7 @@ class Jury:
         room."""
         if self.bank.segmentation is None:
             return None
-        shots = ((shot.image, shot.frame) for shot in self._shots)
+        shots = ((shot.image, shot.frame) for shot in self.shots)
         likely = lesion_map(shots, self.bank.segmentation)
         return beside_segmentation(likely, probability, margin, place)
 
@@ -139,7 +145,7 @@ class Jury:
         """Boxes of all shots, each box once."""
         known = {(id(one.image), one.frame): one for one in self._clean}
         boxes: dict[Box, None] = {}
-        for shot in self._shots:
+        for shot in self.shots:
             ensemble = known.get((id(shot.image), shot.frame))
             ensemble = ensemble or Ensemble(self.bank, shot.image, shot.frame)
             boxes |= dict.fromkeys(ensemble.attention(threshold, top_share).boxes)
@@ -147,6 +153,6 @@ class Jury:
 
     def _usual_label(self) -> int:
         """The class that is to be lost; on slices that show different ones, that of most."""
-        if self._label is not None:
-            return self._label
+        if self.label is not None:
+            return self.label
         return Counter(one.clean.label for one in self._clean).most_common(1)[0][0]

@@ -151,8 +151,9 @@ def mark_picture(
         NoRoomForLogo: the boxes leave no place for it.
         InvisibleLogo: nothing of it would be seen.
     """
-    shots = shots_of(image)
-    return apply_mark(decide(shots, bank, logo, settings, generator, label, lesions), image, bank)
+    jury = Jury(shots_of(image), bank, label)
+    decision = _decided(jury, logo, settings, generator, lesions)
+    return apply_mark(decision, image, bank, jury.before(image, image.key_frame))
 
 
 def shots_of(image: MedicalImage) -> list[Shot]:
@@ -178,8 +179,17 @@ def decide(
         NoRoomForLogo: the boxes leave no place for it.
         InvisibleLogo: nothing of it would be seen on any of them.
     """
-    jury = Jury(shots, bank, label)
-    image = shots[0].image
+    return _decided(Jury(shots, bank, label), logo, settings, generator, lesions)
+
+
+def _decided(
+    jury: Jury,
+    logo: Bytes,
+    settings: Settings,
+    generator: np.random.Generator,
+    lesions: Lesions | None,
+) -> Decision:
+    image = jury.shots[0].image
 
     def place(boxes: Sequence[Box]) -> Placement:
         return find_placement(
@@ -204,8 +214,8 @@ def decide(
         divisor=placement.divisor,
         lesions=lesions,
         queries=found.queries,
-        shared=any(shot.image is not image for shot in shots),
-        label=label,
+        shared=any(shot.image is not image for shot in jury.shots),
+        label=jury.label,
         delta=jury.delta,
         gradients=gradients,
     )
@@ -232,13 +242,16 @@ def fitted(
     return replace(decision, delta=jury.delta, gradients=gradients)
 
 
-def apply_mark(decision: Decision, image: MedicalImage, bank: Bank) -> Marking:
-    """Blend a decided mark into every frame of `image`, and ask the models about it.
+def apply_mark(
+    decision: Decision, image: MedicalImage, bank: Bank, ensemble: Ensemble | None = None
+) -> Marking:
+    """Blend a decided mark into every frame of `image`, and ask the models about it; `ensemble` is
+    the bank in front of its key frame, where that is there already.
 
     Raises:
         InvisibleLogo: nothing of it would be seen on this picture.
     """
-    ensemble = Ensemble(bank, image)
+    ensemble = ensemble or Ensemble(bank, image)
     mark, key = decision.mark, image.key_frame
     beneath = image.stored
     if decision.delta is not None:
