@@ -161,6 +161,8 @@ def _progress(task: str) -> Callable[[int], None]:
 def overview(outcomes: Mapping[str, Outcome]) -> Iterator[str]:
     """What is claimed, the data sets side by side."""
     rows = {task: [*claim_rows(one.findings)] for task, one in outcomes.items()}
+    if all(one.ours is None for each in rows.values() for one in each):
+        return
     yield "## What is claimed, side by side"
     yield ""
     counts = (
