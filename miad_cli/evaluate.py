@@ -61,7 +61,8 @@ class Request:
         overrides: settings in place of the profile's, table by table.
         limit: how many pictures at most.
         work: where figures and marks are kept for a run that goes on; None: nowhere.
-        baselines: whether the paper's own searches and kinds of δ are measured beside ours.
+        baselines: whether `seen`, `unseen` and `removal` measure other ways to protect, the paper's
+            own above all, beside what `miad protect` does.
         jobs: how many processes share the pictures; figures do not depend on it.
         command: the command line without any path, for the report.
     """

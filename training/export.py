@@ -33,8 +33,10 @@ from training.removers import REMOVERS
 from training.runs import SMALLEST_HALF, restore
 from training.segmentation import measure_segmentation
 from training.segmenters import LABELS, SEGMENTERS, UNet
+from training.train import Recipe
 
 OPSET = 18
+HELD_OUT = Recipe.held_out
 GRADIENT_TOLERANCE = 1e-2
 COMPARED = ("converted", "input gradient", "cam gradient")
 # What each kind of network is trained by, and its role in a manifest.
@@ -256,9 +258,11 @@ def train_command(trained: Trained) -> str:
     if trained.kind == "classifier":
         command += f" --decay {recipe['weight_decay']:g}"
         command += f" --focal {recipe['focal']:g}" if recipe["focal"] else ""
-    if trained.kind == "remover" and recipe.get("likeness"):
-        command += f" --likeness {recipe['likeness']:g}"
-        command += f" --favoured {','.join(recipe['favoured'])}" if recipe["favoured"] else ""
+        usual = recipe.get("held_out", HELD_OUT) == HELD_OUT
+        command += "" if usual else f" --held-out {recipe['held_out']:g}"
+    if trained.kind == "remover":
+        command += f" --likeness {recipe['likeness']:g}" if recipe.get("likeness") else ""
+        command += f" --favoured {','.join(recipe['favoured'])}" if recipe.get("favoured") else ""
     if recipe["init"] != "scratch":
         further = trained.kind == "remover" or recipe.get("further")
         command += " --further FILE" if further else " --init FILE"

@@ -94,8 +94,8 @@ def evaluate_command(
         bool,
         typer.Option(
             "--baselines/--no-baselines",
-            help="Measure the paper's own searches and perturbations, too, which takes most of the "
-            "time.",
+            help="In seen, unseen and removal measure other ways to protect, too, the paper's own "
+            "above all; they take most of the time.",
         ),
     ] = True,
     fail_if: Annotated[

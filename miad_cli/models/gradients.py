@@ -6,6 +6,7 @@ one class, and checked against ONNX Runtime on a probe before anything trusts it
 
 from __future__ import annotations
 
+from functools import cached_property
 from operator import attrgetter
 from typing import Any
 
@@ -40,7 +41,6 @@ class Differentiable:
         self.manifest = manifest
         self._session = session
         self.device = session.device
-        self._coarse = self.device == "cpu" and knows_bfloat16()
         graph = Graph(content)
         if manifest.cam is not None:
             exposed(graph.proto, manifest.cam.tensor)
@@ -50,8 +50,10 @@ class Differentiable:
         self._names = [output.name for output in graph.proto.graph.output]
         try:
             module = _bounded(onnx2fx.convert(unpacked(graph.proto)).eval())
-            # The order of a picture's values that convolutions on a CPU are fastest with.
-            self._module = module.to(self.device, memory_format=torch.channels_last)
+            self._module = module.to(self.device)
+            for weights in (*module.parameters(), *module.buffers()):
+                if weights.dim() == 4:  # the order that convolutions on a CPU are fastest with
+                    weights.data = weights.data.contiguous(memory_format=torch.channels_last)
             for parameter in self._module.parameters():
                 parameter.requires_grad_(False)
             differing = self._differing(session)
@@ -90,14 +92,27 @@ class Differentiable:
         """
         import torch
 
-        if not (coarse and self._coarse):
+        with torch.autocast("cpu", torch.bfloat16, enabled=coarse and self._bears_bfloat16):
             return self._answers(fed)
+
+    @cached_property
+    def _bears_bfloat16(self) -> bool:
+        """Whether bfloat16 pays, and leads forth and back through this graph."""
+        import torch
+
+        if self.device != "cpu" or not knows_bfloat16():
+            return False
+        spec = self.manifest.input
+        grey = np.full((1, 3, spec.rows, spec.columns), 0.5, np.float32)
+        fed = torch.from_numpy(model_input(grey, spec)).requires_grad_()
         try:
             with torch.autocast("cpu", torch.bfloat16):
-                return self._answers(fed)
-        except RuntimeError:  # a graph that takes one element type alone
-            self._coarse = False
-            return self._answers(fed)
+                answers = self._answers(fed)
+            total = torch.stack([one.float().square().mean() for one in answers.values()]).sum()
+            (slope,) = torch.autograd.grad(total, fed)
+        except Exception:  # the converter raises whatever an operator's handler raises
+            return False
+        return bool(total.isfinite() and slope.isfinite().all())
 
     def _answers(self, fed: Any) -> dict[str, Any]:
         import torch

@@ -236,11 +236,13 @@ def _bell(length: int, sigma: float, like: Tensor) -> Tensor:
     import torch
 
     reach = max(1, math.ceil(3 * sigma))
-    away = torch.arange(-reach, reach + 1, device=like.device)
+    away = torch.arange(-reach, reach + 1)
     weights = torch.exp(-away.to(like.dtype).square() / (2 * sigma * sigma))
-    places = (torch.arange(length, device=like.device)[:, None] + away).clamp(0, length - 1)
-    matrix = torch.zeros(length, length, device=like.device, dtype=like.dtype)
-    return matrix.scatter_add_(1, places, (weights / weights.sum()).expand(length, -1))
+    places = (torch.arange(length)[:, None] + away).clamp(0, length - 1)
+    # On the CPU: what meets at an edge is added up in the same order each time.
+    matrix = torch.zeros(length, length, dtype=like.dtype)
+    matrix.scatter_add_(1, places, (weights / weights.sum()).expand(length, -1))
+    return matrix.to(like.device)
 
 
 def compressed(pictures: Tensor, quality: int) -> Tensor:

@@ -139,3 +139,36 @@ def test_a_graph_that_bfloat16_breaks_answers_exactly(monkeypatch: pytest.Monkey
     for _ in range(2):
         assert torch.equal(margin_and_slope(model, coarse=True)[0], exact)
     assert precisions == [False, True, False, False]  # it is not tried again
+
+
+def test_a_way_back_that_leads_nowhere_is_not_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gradients, "knows_bfloat16", lambda: True)
+    model = resnet()
+    module = model._module
+    lost = lambda fed: [one * (torch.inf if torch.is_autocast_enabled("cpu") else 1)  # noqa: E731
+                        for one in module(fed)]  # fmt: skip
+    monkeypatch.setattr(model, "_module", lost)
+    slope = margin_and_slope(model, coarse=True)[1]
+    assert slope.isfinite().all()
+
+
+def test_constants_of_any_rank_leave_a_graph_its_gradients() -> None:
+    folder = models_directory() / "resnet"
+    manifest, proto = load_manifest(folder), onnx.load(folder / "model.onnx")
+    (task,) = [one for one in proto.graph.output if one.name == "fundus"]
+    proto.graph.initializer.append(
+        numpy_helper.from_array(np.zeros((1, 1, 1, 1, 2), np.float32), "deep")
+    )
+    for node in proto.graph.node:
+        node.output[:] = ["bare" if one == task.name else one for one in node.output]
+    axes = numpy_helper.from_array(np.array([0, 1, 2, 3, 4], np.int64), "axes")
+    proto.graph.initializer.append(axes)
+    proto.graph.node.extend(
+        [
+            helper.make_node("ReduceSum", ["deep", "axes"], ["nothing"], keepdims=0),
+            helper.make_node("Add", ["bare", "nothing"], [task.name]),
+        ]
+    )
+    content = proto.SerializeToString()
+    model = Differentiable(manifest, content, Session(manifest, content, Device()))
+    assert margin_and_slope(model, coarse=False)[1].any()

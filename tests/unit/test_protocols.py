@@ -344,6 +344,7 @@ def test_delta_of_the_paper_comes_before_its_search(request_of: Any) -> None:
     assert (printed.method, made.before, made.around) == ("he-sit", 50, 0)
     assert (made.attack.epsilon, made.attack.step_size, made.attack.shaped) == (8, 2, False)
     assert kinds["against-others-copier"].treatment.removers == ("darkener",)
+    assert made.attack.coarse is False  # in float32, as theirs
     assert kinds["disrupt-after"].treatment.settings.perturbing.before == 0
 
 
@@ -651,5 +652,5 @@ def test_without_baselines_ours_is_measured_alone_and_comes_out_the_same(request
                        "inerasable-after"}  # fmt: skip
     assert {name: both[name] for name in alone} == alone
     assert {"seen.accuracy", "unseen.accuracy", "removal.held-out.accuracy"} <= set(alone)
-    assert set(alone) <= set(planned.figures)
+    assert set(planned.figures) == set(alone)
     assert 2 * planned.units < plan(request_of(*asked)).units

@@ -69,9 +69,10 @@ class Unseen(Protocol):
     @property
     def figures(self) -> tuple[str, ...]:
         families = (f"unseen.{family}.accuracy" for family in self.left_out)
+        printed = ("unseen.he-sit.accuracy",) if self.as_printed else ()
         return (
             "unseen.accuracy", "unseen.auc", "unseen.ssim", "unseen.delta", "unseen.worst.accuracy",
-            "unseen.matrix.accuracy", "unseen.he-sit.accuracy", *families,
+            "unseen.matrix.accuracy", *printed, *families,
         )  # fmt: skip
 
     def section(self, bench: Bench) -> Section:
