@@ -6,7 +6,6 @@ one class, and checked against ONNX Runtime on a probe before anything trusts it
 
 from __future__ import annotations
 
-from functools import cached_property
 from operator import attrgetter
 from typing import Any
 
@@ -63,6 +62,7 @@ class Differentiable:
             raise ModelUnusable(
                 f"{manifest.name}: no gradients: {differing} differs from ONNX Runtime's"
             )
+        self._coarse = self._bears_bfloat16()
 
     def _differing(self, session: Session) -> str:
         """The first output that is not what ONNX Runtime gives for a probe, or nothing."""
@@ -92,10 +92,9 @@ class Differentiable:
         """
         import torch
 
-        with torch.autocast("cpu", torch.bfloat16, enabled=coarse and self._bears_bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=coarse and self._coarse):
             return self._answers(fed)
 
-    @cached_property
     def _bears_bfloat16(self) -> bool:
         """Whether bfloat16 pays, and leads forth and back through this graph."""
         import torch

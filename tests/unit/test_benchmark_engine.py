@@ -29,9 +29,8 @@ from miad_cli.watermark.marking import Marking, Perturbing, Settings, mark_pictu
 from miad_cli.watermark.perturbation import Attack
 from miad_cli.watermark.search import Budget
 
-ASKED_BESIDES = 3
-"""Of a picture, beside the candidates: clean when it is decided on and when it is marked, and
-marked."""
+ASKED_BESIDES = 2
+"""Of a picture, beside the candidates: clean, and marked."""
 
 SETTINGS = Settings(
     budget=Budget(parents=2, generations=1, density=0.001),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -123,33 +123,41 @@ def test_where_the_cpu_knows_no_bfloat16_coarse_is_exact(monkeypatch: pytest.Mon
     assert torch.equal(*both)
 
 
-def test_a_graph_that_bfloat16_breaks_answers_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
+class Frail(torch.nn.Module):
+    """A converted graph that does something else where it is to compute in bfloat16."""
+
+    def __init__(self, module: Any, otherwise: Callable[[Any], Any]) -> None:
+        super().__init__()
+        self.module, self.otherwise = module, otherwise
+        self.asked: list[bool] = []
+
+    def forward(self, fed: Any) -> Any:
+        self.asked.append(torch.is_autocast_enabled("cpu"))
+        answers = self.module(fed)
+        return self.otherwise(answers) if self.asked[-1] else answers
+
+
+def refuse(_: Any) -> Any:
+    raise RuntimeError("expected m1 and m2 to have the same dtype")
+
+
+def overflow(answers: Any) -> Any:
+    return [one * torch.inf for one in answers]
+
+
+@pytest.mark.parametrize("otherwise", [refuse, overflow])
+def test_a_graph_that_bfloat16_breaks_answers_exactly(
+    otherwise: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(gradients, "knows_bfloat16", lambda: True)
+    monkeypatch.setattr(gradients, "_bounded", lambda module: Frail(_bounded(module), otherwise))
     model = resnet()
-    module, precisions = model._module, []
-
-    def strict(fed: Any) -> Sequence[Any]:
-        precisions.append(torch.is_autocast_enabled("cpu"))
-        if precisions[-1]:
-            raise RuntimeError("expected m1 and m2 to have the same dtype")
-        return module(fed)
-
-    monkeypatch.setattr(model, "_module", strict)
-    exact, _ = margin_and_slope(model, coarse=False)
-    for _ in range(2):
-        assert torch.equal(margin_and_slope(model, coarse=True)[0], exact)
-    assert precisions == [False, True, False, False]  # it is not tried again
-
-
-def test_a_way_back_that_leads_nowhere_is_not_gone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gradients, "knows_bfloat16", lambda: True)
-    model = resnet()
-    module = model._module
-    lost = lambda fed: [one * (torch.inf if torch.is_autocast_enabled("cpu") else 1)  # noqa: E731
-                        for one in module(fed)]  # fmt: skip
-    monkeypatch.setattr(model, "_module", lost)
-    slope = margin_and_slope(model, coarse=True)[1]
-    assert slope.isfinite().all()
+    assert model._module.asked == [False, True]  # compared with ONNX Runtime, then tried
+    exact, slope = margin_and_slope(model, coarse=False)
+    nearly, nearby = margin_and_slope(model, coarse=True)
+    assert torch.equal(exact, nearly)
+    assert torch.equal(slope, nearby)
+    assert not any(model._module.asked[2:])  # it is not tried again
 
 
 def test_constants_of_any_rank_leave_a_graph_its_gradients() -> None:
