@@ -86,7 +86,7 @@ class Jury:
         self._scored = [one.over(made.delta) for one in self._clean]
         return made.gradients
 
-    def before(self, image: MedicalImage, frame: int) -> Ensemble | None:
+    def clean_of(self, image: MedicalImage, frame: int) -> Ensemble | None:
         """The bank in front of a frame without δ; None where it is not among the scored shots."""
         there = (one for one in self._clean if one.image is image and one.frame == frame)
         return next(there, None)

@@ -153,7 +153,7 @@ def mark_picture(
     """
     jury = Jury(shots_of(image), bank, label)
     decision = _decided(jury, logo, settings, generator, lesions)
-    return apply_mark(decision, image, bank, jury.before(image, image.key_frame))
+    return apply_mark(decision, image, bank, jury.clean_of(image, image.key_frame))
 
 
 def shots_of(image: MedicalImage) -> list[Shot]:
